@@ -1,0 +1,48 @@
+"""Records under several writers, and pages that say nothing but what records and papers say"""
+import multiprocessing as mp
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mimrepro.papers import find_items
+from mimrepro.records import Record, read_records, write_record
+from mimrepro.report import ledger, write_page
+
+PAGES = Path(__file__).parents[1] / 'paper_figures'
+
+
+def append(folder, writer, records):
+    for seed in range(records):
+        write_record(Record('mae', 'figure-5', f'row {writer}', 'demo', seed, {'lin': float(seed)}, {'text': 'x' * 5000}, 'scenes', 0, 'CPU', {}, '', 0., ''), folder)
+
+
+def test_writers_do_not_tear_each_others_lines(tmp_path):
+    writers = [mp.get_context('spawn').Process(target=append, args=(tmp_path, number, 50)) for number in range(3)]
+    for writer in writers: writer.start()
+    for writer in writers: writer.join(120)
+    assert [writer.exitcode for writer in writers] == [0] * 3
+    assert len((tmp_path / 'mae/figure-5/runs.jsonl').read_text().splitlines()) == 150
+    assert {(r.row, r.seed) for r in read_records(tmp_path)} == {(f'row {writer}', seed) for writer in range(3) for seed in range(50)}
+
+
+@pytest.mark.parametrize('cut', [1, 40, 2000, 5200])
+def test_a_line_torn_anywhere_costs_only_itself(tmp_path, cut):
+    append(tmp_path, 0, 3)
+    path = tmp_path / 'mae/figure-5/runs.jsonl'
+    path.write_bytes(path.read_bytes()[:-cut])
+    append(tmp_path, 1, 1)
+    with pytest.warns(UserWarning, match='line 3') if cut > 1 else pytest.MonkeyPatch.context():
+        rows = [(r.row, r.seed) for r in read_records(tmp_path)]
+    assert rows == [('row 0', 0), ('row 0', 1)] + [('row 0', 2)] * (cut == 1) + [('row 1', 0)]
+
+
+def test_pages_come_out_of_their_records(tmp_path):
+    items = find_items()
+    shown = [item for known in items.values() for item in known.values() if (PAGES / item.paper / item.id / 'table.md').exists()]
+    for item in shown:
+        home = tmp_path / item.paper / item.id
+        shutil.copytree(PAGES / item.paper / item.id, home)
+        assert write_page(item, tmp_path).read_text() == (PAGES / item.paper / item.id / 'table.md').read_text(), f'{item.paper} {item.id}: draw the page again'
+    if (PAGES / 'README.md').exists():
+        assert ledger(tmp_path, items).read_text() == (PAGES / 'README.md').read_text(), 'write the ledger again'

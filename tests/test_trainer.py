@@ -1,0 +1,148 @@
+"Runs that are killed, stopped, moved or spoiled: what a process boundary is needed for"
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mimrepro.method import recipe_named
+from mimrepro.data import open_source
+from mimrepro.trainer import Trainer
+
+RECIPE = replace(recipe_named('mae/demo'), name='tiny', model=dict(img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2, decoder_embed_dim=16,
+                 decoder_depth=1, decoder_num_heads=2), epochs=3, warmup_epochs=1, batch=16, precision='fp32')
+STEPS = 12  # 64 images, 4 steps in each of 3 epochs
+
+RUN = '''
+import json, os, signal, sys
+from dataclasses import replace
+import torch
+torch.set_num_threads(1)
+from mimrepro import trainer
+from mimrepro.method import Recipe
+from mimrepro.data import open_source
+recipe, run, at, how = Recipe(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+step = trainer.train_step
+def killed(*args):
+    result = step(*args)
+    killed.steps += 1
+    if killed.steps == at:
+        if how == 'save': torch.save = lambda state, path: (open(path, 'wb').write(b'half a state'), os.kill(os.getpid(), signal.SIGKILL))
+        else: os.kill(os.getpid(), getattr(signal, how))
+    return result
+killed.steps = 0
+trainer.train_step = killed
+trainer.Trainer(recipe, open_source('scenes:32', n=64), run, device='cpu', log_every=2, save_every=3, progress=False).fit()
+'''
+
+
+def launch(run, at=0, how='SIGKILL', recipe=RECIPE):
+    "Train in a process of its own, which is killed after `at` of its steps"
+    return subprocess.run([sys.executable, '-c', RUN, json.dumps(asdict(recipe)), str(run), str(at), how], capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "Weights and metrics of a run that nothing interrupted"
+    run = tmp_path_factory.mktemp('whole')
+    result = launch(run)
+    assert result.returncode == 0, result.stderr
+    return load_file(run / 'model.safetensors'), [json.loads(line) for line in open(run / 'metrics.jsonl')]
+
+
+@pytest.mark.parametrize('how, kills', [('SIGKILL', [1, 5]), ('SIGKILL', [3, 4, 2]), ('SIGKILL', [12]), ('SIGTERM', [1]), ('SIGTERM', [4, 5]), ('SIGINT', [7]), ('save', [3, 6])])
+def test_a_run_killed_at_any_step_ends_with_the_same_weights(tmp_path, whole, how, kills):
+    weights, metrics = whole
+    for at in kills:
+        result = launch(tmp_path, at, how)
+        assert result.returncode == {'SIGTERM': 128 + signal.SIGTERM, 'SIGINT': -signal.SIGINT}.get(how, -signal.SIGKILL), result.stderr
+        if how in ('SIGTERM', 'SIGINT'):
+            assert 'the same command continues from here' in result.stdout
+    result = launch(tmp_path)
+    assert result.returncode == 0, result.stderr
+    ended = load_file(tmp_path / 'model.safetensors')
+    assert all(torch.equal(ended[name], weights[name]) for name in weights)
+    lines = [json.loads(line) for line in open(tmp_path / 'metrics.jsonl')]
+    steps = [line['step'] for line in lines]
+    assert steps == sorted(set(steps)) and steps[-1] == STEPS, 'every log point once, up to the end'
+    assert {line['step']: line['loss'] for line in metrics}[STEPS] == pytest.approx(lines[-1]['loss'], rel=.05)
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+    trainer = lambda: Trainer(RECIPE, open_source('scenes:32', n=64), tmp_path, device='cpu', progress=False)
+    first = trainer().fit().state_dict()
+    again = trainer()
+    ended = again.fit().state_dict()
+    assert again.step == STEPS and all(torch.equal(first[name], ended[name]) for name in first)
+
+
+def test_another_run_in_the_same_folder_is_refused(tmp_path):
+    Trainer(replace(RECIPE, epochs=1), open_source('scenes:32', n=64), tmp_path, device='cpu', progress=False).fit()
+    with pytest.raises(ValueError, match=r'recipe.epochs: 1 there, 3 here'):
+        Trainer(RECIPE, open_source('scenes:32', n=64), tmp_path, device='cpu', progress=False).fit()
+    with pytest.raises(ValueError, match=r'data.images: 64 there, 80 here'):
+        Trainer(replace(RECIPE, epochs=1), open_source('scenes:32', n=80), tmp_path, device='cpu', progress=False).fit()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path):
+    trainer = Trainer(RECIPE, open_source('scenes:32', n=64), tmp_path, device='cpu', log_every=2, save_every=3, progress=False)
+    forward = trainer.method.forward
+
+    def spoiled(views, draws):
+        step = forward(views, draws)
+        return step._replace(loss=step.loss * float('nan')) if trainer.step == 7 else step
+    trainer.method.forward = spoiled
+    with pytest.raises(FloatingPointError, match=r'the loss became nan at step 8 .*base_lr'):
+        trainer.fit()
+    assert torch.load(tmp_path / 'state.pt', weights_only=True)['step'] == 6
+    bad = json.loads((tmp_path / 'bad_batch.json').read_text())
+    assert bad['step'] == 8 and len(bad['images']) == 16
+    healthy = Trainer(RECIPE, open_source('scenes:32', n=64), tmp_path, device='cpu', progress=False)
+    healthy.fit()
+    assert healthy.step == STEPS
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(PermissionError, match='cannot write to the run folder'):
+        Trainer(RECIPE, open_source('scenes:32', n=64), tmp_path / 'file' / 'run', device='cpu')
+
+
+def test_half_precision_of_the_wrong_kind_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="needs a GPU"):
+        Trainer(replace(RECIPE, precision='fp16'), open_source('scenes:32', n=64), tmp_path, device='cpu')
+
+
+@pytest.mark.parametrize('precision, accumulate', [('fp32', 1), ('fp32', 4), ('bf16', 1)])
+def test_accumulation_and_precision_change_little(tmp_path, whole, precision, accumulate):
+    recipe = replace(RECIPE, precision=precision, accumulate=accumulate)
+    Trainer(recipe, open_source('scenes:32', n=64), tmp_path, device='cpu', log_every=2, progress=False).fit()
+    losses = [json.loads(line)['loss'] for line in open(tmp_path / 'metrics.jsonl')]
+    assert losses == pytest.approx([line['loss'] for line in whole[1] if line['step'] % 2 == 0], rel=1e-5 if precision == 'fp32' else 2e-2)
+
+
+DISTRIBUTED = '''
+import json, sys, torch, torch.distributed as dist
+torch.set_num_threads(1)
+from mimrepro.method import Recipe
+from mimrepro.data import open_source
+from mimrepro.trainer import Trainer
+dist.init_process_group('gloo')
+Trainer(Recipe(**json.loads(sys.argv[1])), open_source('scenes:32', n=64), sys.argv[2], device='cpu', log_every=2, progress=False).fit()
+dist.destroy_process_group()
+'''
+
+
+def test_two_processes_see_what_one_sees(tmp_path, whole):
+    (tmp_path / 'run.py').write_text(DISTRIBUTED)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', str(tmp_path / 'run.py'), json.dumps(asdict(RECIPE)), str(tmp_path / 'out')]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    assert result.returncode == 0, result.stderr
+    losses = [json.loads(line)['loss'] for line in open(tmp_path / 'out' / 'metrics.jsonl')]
+    assert losses == pytest.approx([line['loss'] for line in whole[1] if line['step'] % 2 == 0], rel=1e-5)
