@@ -141,14 +141,15 @@ def released_arguments(state: dict[str, Tensor],  # renamed by `released`
     width = state['decoder.embed.weight'].shape[0]
     return dict(encoder, decoder_embed_dim=width, decoder_depth=depth, decoder_num_heads=16 if width == 512 else max(1, width // 32))
 
-# %% ../nbs/01_mae.ipynb #9dd4e680
+# %% ../nbs/01_mae.ipynb #5607b042
 @torch.no_grad()
 def reconstruct(model: MAE, views: dict, draws: dict,
                 statistics: str = 'visible',  # for normalised targets: of 'visible' patches, or the 'true' ones (leaks the answer)
+                ratio: float | None = None,   # another masking ratio than in training (Figures 2 and 4)
                 ) -> tuple[dict, str]:        # pictures `B C H W` in [0, 1] by name, and what they show
     "Original, masked, output and pasted pictures of one forward pass"
     x, p, grid = views['x'], model.encoder.patch_size, model.encoder.grid
-    m = mask_from_noise(draws['noise'], model.mask_ratio)
+    m = mask_from_noise(draws['noise'], model.mask_ratio if ratio is None else ratio)
     y, patches, label = model.decoder(model.encode(x, m), m).float(), patchify(x, p), 'trained on raw pixels'
     if model.pca:
         y, label = model.pca.decode(y), 'trained on principal components'
@@ -224,7 +225,7 @@ def parity_trajectory(model: MAE, x: Tensor, case: Case, theirs: dict) -> dict[s
         losses.append(loss.detach())
     return {'traj.loss': torch.stack(losses)} | norms({theirs[n]: p.detach() for n, p in model.named_parameters()}, 'traj.final_norm')
 
-# %% ../nbs/01_mae.ipynb #77e42ae7
+# %% ../nbs/01_mae.ipynb #7d9e18c8
 _large = Recipe('mae/large-800', 'mae', presets['large'], gpu_hours=2700, reaches=dict(ft=85.4, lin=73.9), row='1d/pixel (w/ norm)',
                 source='arXiv 2111.06377 Table 8; facebookresearch/mae PRETRAIN.md (about 42 hours on 64 V100)')
 _tiny64 = dict(img_size=64, patch_size=8, embed_dim=192, depth=6, num_heads=3, decoder_embed_dim=96, decoder_depth=2, decoder_num_heads=3)
@@ -236,6 +237,7 @@ recipes = {
     'ablation': replace(_large, name='mae/ablation', model=dict(presets['large'], target='pixels'), reaches=dict(ft=84.9, lin=73.5), row='1a/8'),
     'small': Recipe('mae/small', 'mae', _tiny64, data='', epochs=30, warmup_epochs=3, batch=256, base_lr=1e-3, source='our own, for 64-pixel images'),
     'demo': Recipe('mae/demo', 'mae', dict(img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3, decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=2),
-                   data='scenes:32', epochs=20, warmup_epochs=2, batch=256, base_lr=1.5e-3, source='our own, for minutes on a laptop'),
+                   data='scenes:32', epochs=8, warmup_epochs=1, batch=256, base_lr=1.5e-3, source='our own, for minutes on a laptop'),
 }
+recipes['ablation-demo'] = replace(recipes['demo'], name='mae/ablation-demo', epochs=3)
 method = MAE

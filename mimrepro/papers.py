@@ -127,7 +127,7 @@ def variants(base: dict,     # scale -> `Recipe` of the default row
     changed = lambda recipe, new: replace(recipe, **{**new, 'model': {**recipe.model, **new.get('model', {})}})
     return tuple(Row(name, {scale: changed(recipe, new) for scale, recipe in base.items()}) for name, new in changes.items())
 
-# %% ../nbs/30_papers.ipynb #d8ac872a
+# %% ../nbs/30_papers.ipynb #018de615
 @dataclass(frozen=True)
 class Column:
     "One number measured of every row"
@@ -136,6 +136,7 @@ class Column:
     kind: str = 'accuracy' # accuracy, computed or other
     published: str = ''    # the published column it stands beside; default: the one named like the metric
     digits: int = 1        # decimals shown
+    scales: tuple[str, ...] = ()  # scales at which it is measured; default: all
 
 
 @dataclass(frozen=True)

@@ -172,12 +172,12 @@ class Job(NamedTuple):
         "True when the recipe alone gives the answer"
         return self.recipe.data == no_images
 
-# %% ../nbs/30a_records.ipynb #1e5ce2c5
+# %% ../nbs/30a_records.ipynb #04f077f1
 def plan(item: Item, scale: str, records: list[Record], seeds=(0,), data: str | None = None) -> list[Job]:
     "The rows of an item that no record answers yet"
     one_of(scale, scales, 'scale')
     computed = frozenset(column.metric for column in item.columns if column.kind == 'computed')
-    measured = frozenset(column.metric for column in item.columns) - computed | ({'pictures'} if item.draw else set())
+    measured = frozenset(column.metric for column in item.columns if not column.scales or scale in column.scales) - computed | ({'pictures'} if item.draw else set())
     jobs = [Job(item, row, 'paper', resolve(row.recipes['paper'], 0, no_images), computed)
             for row in item.rows if item.compute and 'paper' in row.recipes]
     jobs += [Job(item, row, scale, resolve(row.recipes[scale], seed, data), measured)

@@ -58,10 +58,10 @@ def find_checkpoint(source: str,   # file, folder, or Hugging Face hub id such a
         path = files[0]
     return path
 
-# %% ../nbs/00i_weights.ipynb #47787ecf
+# %% ../nbs/00i_weights.ipynb #c14f8553
 hugging_face = [(r'^(vit|decoder)\.embeddings\.(cls_token)', r'\2'), (r'^vit\.embeddings\.position_embeddings', 'pos_embed'),
                 (r'^vit\.embeddings\.patch_embeddings\.projection', 'patch_embed.proj'), (r'^vit\.layernorm\.', 'norm.'),
-                (r'^vit\.encoder\.layer\.', 'blocks.'), (r'^decoder\.decoder_layers\.', 'decoder_blocks.'), (r'^decoder\.(decoder_|mask_token)', r'\1'),
+                (r'^vit\.encoder\.layer\.', 'blocks.'), (r'^decoder\.decoder_(layers|encoder\.layer)\.', 'decoder_blocks.'), (r'^decoder\.(decoder_|mask_token)', r'\1'),
                 (r'\.layernorm_before\.', '.norm1.'), (r'\.layernorm_after\.', '.norm2.'), (r'\.intermediate\.dense\.', '.mlp.fc1.'),
                 (r'\.attention\.output\.dense\.', '.attn.proj.'), (r'(blocks\.\d+)\.output\.dense\.', r'\1.mlp.fc2.')]
 
