@@ -6,11 +6,12 @@
 __all__ = ['augmentations', 'presets', 'released', 'recipes', 'method', 'MAE', 'released_arguments', 'reconstruct', 'parity',
            'parity_outputs', 'parity_pictures', 'parity_trajectory']
 
-# %% ../nbs/01_mae.ipynb #336e25e8
+# %% ../nbs/01_mae.ipynb #287c86ff
 from dataclasses import replace
 
 import torch
 import torch.nn as nn
+from fastcore.basics import patch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor
 
@@ -31,7 +32,7 @@ augmentations = {
     'jitter': dict(kind='resized'),    # that, and colour jitter of strength 0.4 (the paper does not state its strengths)
 }
 
-# %% ../nbs/01_mae.ipynb #ac7da3a2
+# %% ../nbs/01_mae.ipynb #3aaef454
 class MAE(Method):
     "A masked autoencoder: a ViT on visible patches, a small ViT that predicts the hidden ones"
     def __init__(self,
@@ -70,53 +71,65 @@ class MAE(Method):
         self.crops = (Crop(size=self.encoder.img_size, **augmentations[augment]),)
         mask_from_noise(self.draw(1, torch.Generator())['noise'], mask_ratio)  # a ratio that cannot be is refused here
 
-    def draw(self, n, gen=None):
-        "Masking noise and flips, and jitter where it is asked for"
-        draws = dict(noise=samplers[self.sampler](n, self.encoder.grid, self.mask_ratio, gen))
-        device = draws['noise'].device
-        if self.augment != 'none':
-            draws['flip'] = torch.rand(n, generator=gen, device=device) < .5
-        if self.augment == 'jitter':
-            draws |= draw_colour_jitter(n, gen, .4, .4, .4)
-        return draws
+# %% ../nbs/01_mae.ipynb #e881a5a3
+@patch
+def draw(self: MAE, n, gen=None):
+    "Masking noise and flips, and jitter where it is asked for"
+    draws = dict(noise=samplers[self.sampler](n, self.encoder.grid, self.mask_ratio, gen))
+    device = draws['noise'].device
+    if self.augment != 'none':
+        draws['flip'] = torch.rand(n, generator=gen, device=device) < .5
+    if self.augment == 'jitter':
+        draws |= draw_colour_jitter(n, gen, .4, .4, .4)
+    return draws
 
-    def views(self, images, draws):
-        "uint8 crops `B 1 C H W` -> normalised images `B C H W`"
-        x = images[:, 0]
-        if 'flip' in draws:
-            x = hflip(x, draws['flip'])
-        if self.augment == 'jitter':
-            x = colour_jitter(x.float() / 255, draws)
-        return dict(x=normalise(x))
 
-    def prepare(self, views):
-        "Fit the principal directions, where they are the target"
-        if self.pca:
-            self.pca.fit(patchify(views['x'], self.encoder.patch_size))
+@patch
+def views(self: MAE, images, draws):
+    "uint8 crops `B 1 C H W` -> normalised images `B C H W`"
+    x = images[:, 0]
+    if 'flip' in draws:
+        x = hflip(x, draws['flip'])
+    if self.augment == 'jitter':
+        x = colour_jitter(x.float() / 255, draws)
+    return dict(x=normalise(x))
 
-    def encode(self, x: Tensor, m: Masking) -> Tensor:
-        "Tokens of the visible patches; with mask tokens also of the hidden ones, after them"
-        tokens = self.encoder.embed(x, m.keep)
-        if self.mask_token is not None:
-            tokens = torch.cat([tokens, self.mask_token + self.encoder.positions(m.hide)], dim=1)
-        return self.encoder.transform(tokens)
 
-    def targets(self, patches: Tensor) -> Tensor:
-        "What the decoder should say about patches: `B K p*p*C` -> `B K out`"
-        if self.pca:
-            return self.pca(patches)
-        return norm_pixels(patches) if self.target == 'norm_pixels' else patches
+@patch
+def prepare(self: MAE, views):
+    "Fit the principal directions, where they are the target"
+    if self.pca:
+        self.pca.fit(patchify(views['x'], self.encoder.patch_size))
 
-    def forward(self, views, draws):
-        "One masked reconstruction"
-        x = views['x']                                                       # B C H W
-        m = mask_from_noise(draws['noise'], self.mask_ratio)                 # keep: B K
-        z = self.encode(x, m)                                                # B 1+K D
-        y = self.decoder(z, m, hidden_only=self.loss_on == 'hidden').float() # B N-K p*p*C, or B N p*p*C
-        patches = patchify(x, self.encoder.patch_size)
-        t = self.targets(take(patches, m.hide) if self.loss_on == 'hidden' else patches)
-        loss = (y - t).pow(2).mean()
-        return Step(loss, dict(pixel=loss), dict(pred=y, mask=m.mask))
+# %% ../nbs/01_mae.ipynb #2a3e042d
+@patch
+def encode(self: MAE, x: Tensor, m: Masking) -> Tensor:
+    "Tokens of the visible patches; with mask tokens also of the hidden ones, after them"
+    tokens = self.encoder.embed(x, m.keep)
+    if self.mask_token is not None:
+        tokens = torch.cat([tokens, self.mask_token + self.encoder.positions(m.hide)], dim=1)
+    return self.encoder.transform(tokens)
+
+
+@patch
+def targets(self: MAE, patches: Tensor) -> Tensor:
+    "What the decoder should say about patches: `B K p*p*C` -> `B K out`"
+    if self.pca:
+        return self.pca(patches)
+    return norm_pixels(patches) if self.target == 'norm_pixels' else patches
+
+
+@patch
+def forward(self: MAE, views, draws):
+    "One masked reconstruction"
+    x = views['x']                                                       # B C H W
+    m = mask_from_noise(draws['noise'], self.mask_ratio)                 # keep: B K
+    z = self.encode(x, m)                                                # B 1+K D
+    y = self.decoder(z, m, hidden_only=self.loss_on == 'hidden').float() # B N-K p*p*C, or B N p*p*C
+    patches = patchify(x, self.encoder.patch_size)
+    t = self.targets(take(patches, m.hide) if self.loss_on == 'hidden' else patches)
+    loss = (y - t).pow(2).mean()
+    return Step(loss, dict(pixel=loss), dict(pred=y, mask=m.mask))
 
 # %% ../nbs/01_mae.ipynb #27819156
 presets = {
@@ -164,7 +177,7 @@ def reconstruct(model: MAE, views: dict, draws: dict,
     pictures = dict(original=image(patches), masked=image(patches * (1 - hole)), output=image(y), pasted=image(patches * (1 - hole) + y * hole))
     return pictures, label
 
-# %% ../nbs/01_mae.ipynb #14f0f642
+# %% ../nbs/01_mae.ipynb #04cdbc61
 def parity(case: Case) -> dict[str, Tensor]:  # outputs by the case's names
     "Run our MAE on a case of the authors' code"
     sizes = {k: v for k, v in case.config['model'].items() if k not in ('norm_layer', 'norm_eps', 'qkv_bias', 'norm_pix_loss')}
@@ -181,7 +194,7 @@ def parity(case: Case) -> dict[str, Tensor]:  # outputs by the case's names
     out |= {'out.loss': step.loss.view(1)} | norms({theirs[n]: p.grad for n, p in model.named_parameters() if p.requires_grad}, 'gradnorm')
     return out | parity_trajectory(model, x, case, theirs)
 
-
+# %% ../nbs/01_mae.ipynb #07af6009
 @torch.no_grad()
 def parity_outputs(model: MAE, x: Tensor, draws: dict, case: Case) -> dict[str, Tensor]:
     "Everything between the image and the loss, in the authors' order of tokens"
@@ -211,7 +224,7 @@ def parity_pictures(model: MAE, x: Tensor, m: Masking, y: Tensor) -> dict[str, T
             'loss_per_patch': error['norm_pix' if model.target == 'norm_pixels' else 'raw_pix'],
             **{f'loss_{name}': masked_mean(e, m.mask).view(1) for name, e in error.items()}}
 
-
+# %% ../nbs/01_mae.ipynb #65ba5077
 def parity_trajectory(model: MAE, x: Tensor, case: Case, theirs: dict) -> dict[str, Tensor]:
     "A few AdamW steps on the same images"
     t, losses = case.config['trajectory']['pretrain'], []
@@ -225,7 +238,7 @@ def parity_trajectory(model: MAE, x: Tensor, case: Case, theirs: dict) -> dict[s
         losses.append(loss.detach())
     return {'traj.loss': torch.stack(losses)} | norms({theirs[n]: p.detach() for n, p in model.named_parameters()}, 'traj.final_norm')
 
-# %% ../nbs/01_mae.ipynb #7d9e18c8
+# %% ../nbs/01_mae.ipynb #2938641d
 _large = Recipe('mae/large-800', 'mae', presets['large'], gpu_hours=2700, reaches=dict(ft=85.4, lin=73.9), row='1d/pixel (w/ norm)',
                 source='arXiv 2111.06377 Table 8; facebookresearch/mae PRETRAIN.md (about 42 hours on 64 V100)')
 _tiny64 = dict(img_size=64, patch_size=8, embed_dim=192, depth=6, num_heads=3, decoder_embed_dim=96, decoder_depth=2, decoder_num_heads=3)
@@ -237,7 +250,7 @@ recipes = {
     'ablation': replace(_large, name='mae/ablation', model=dict(presets['large'], target='pixels'), reaches=dict(ft=84.9, lin=73.5), row='1a/8'),
     'small': Recipe('mae/small', 'mae', _tiny64, data='', epochs=30, warmup_epochs=3, batch=256, base_lr=1e-3, source='our own, for 64-pixel images'),
     'demo': Recipe('mae/demo', 'mae', dict(img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3, decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=2),
-                   data='scenes:32', epochs=8, warmup_epochs=1, batch=256, base_lr=1.5e-3, source='our own, for minutes on a laptop'),
+                   data='scenes:32', epochs=6, warmup_epochs=.5, batch=128, base_lr=3e-3, source='our own, for minutes on a laptop'),
 }
-recipes['ablation-demo'] = replace(recipes['demo'], name='mae/ablation-demo', epochs=3)
+recipes['ablation-demo'] = replace(recipes['demo'], name='mae/ablation-demo', epochs=2)
 method = MAE

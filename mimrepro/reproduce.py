@@ -88,7 +88,7 @@ def draw_losses(folder: Path):
     plt.close(figure)
     save_figure(figure, Path(folder) / 'losses.svg')
 
-# %% ../nbs/40a_reproduce.ipynb #b87b7497
+# %% ../nbs/40a_reproduce.ipynb #5130e4e1
 def find_item(paper: str, item: str) -> Item:
     "An item by its paper and its id; a wrong name is answered with the nearest"
     items = find_items()
@@ -98,7 +98,7 @@ def find_item(paper: str, item: str) -> Item:
         raise ValueError(f'{paper} has no item {item!r}: {nearest(item, items[paper])}')
     return items[paper][item]
 
-
+# %% ../nbs/40a_reproduce.ipynb #80ec8984
 def reproduce(item: Item,
               scale: str = 'demo',            # demo, small or paper
               data: str | None = None,        # images to train on; None: those of the recipes

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-# %% ../nbs/00f_views.ipynb #492cf7f5
+# %% ../nbs/00f_views.ipynb #5bfb3121
 def window_size(height: int, width: int,
                 area: Tensor,        # share of the image's area
                 log_aspect: Tensor,  # logarithm of width over height
@@ -24,7 +24,7 @@ def window_size(height: int, width: int,
     area, aspect = area.double() * height * width, log_aspect.double().exp()
     return (area / aspect).sqrt().round().long(), (area * aspect).sqrt().round().long()
 
-
+# %% ../nbs/00f_views.ipynb #41b6266e
 @dataclass(frozen=True)
 class Crop:
     "What is cut from an image: a law for a box, and the size it is resized to"
@@ -38,8 +38,7 @@ class Crop:
             raise ValueError(f"crop kind {self.kind!r}: expected 'resized', 'clipped', 'random' or 'centre'")
 
     @property
-    def sides(self) -> tuple[int, int]:
-        "Height and width of what comes out, in pixels"
+    def sides(self) -> tuple[int, int]: # height and width of what comes out, in pixels
         return (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
 
     def boxes(self,
@@ -66,7 +65,7 @@ class Crop:
         top, left = ((rand(n) * (room + 1)).long() for room in (height - h, width - w))
         return torch.stack([torch.where(central, (height - h) // 2, top), torch.where(central, (width - w) // 2, left), h, w], dim=1)
 
-
+# %% ../nbs/00f_views.ipynb #8efd7fa3
 def first_that_fits(h: Tensor, w: Tensor,    # int64 `n tries`: windows proposed
                     height: int, width: int, # of the image
                     ratio: tuple[float, float],

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['LN_EPS', 'blocks', 'init_weights', 'Encoder', 'set_fused_attention', 'attention_maps', 'Decoder', 'last_tokens']
 
-# %% ../nbs/00c_vit.ipynb #e42bd649
+# %% ../nbs/00c_vit.ipynb #7f01c8f9
 from functools import partial
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from fastcore.basics import patch
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor
@@ -43,7 +44,7 @@ def init_weights(module: nn.Module):
     elif isinstance(module, PatchEmbed):
         nn.init.xavier_uniform_(module.proj.weight.view(module.proj.weight.shape[0], -1))
 
-# %% ../nbs/00c_vit.ipynb #28cafc47
+# %% ../nbs/00c_vit.ipynb #b004d18a
 class Encoder(nn.Module):
     "A ViT on the visible patches of an image; keys and features are those of a timm `VisionTransformer`"
     def __init__(self,
@@ -77,29 +78,35 @@ class Encoder(nn.Module):
         "Positions of the patches `ids`: `B K` -> `B K D`"
         return self.pos_embed[0, 1:][ids]
 
-    def embed(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        "Patches of `x` as tokens with their positions: all, or those in `keep` -> `B K D`"
-        if tuple(x.shape[-2:]) != self.img_size:
-            raise ValueError(f'the encoder was built for images of {self.img_size[0]}x{self.img_size[1]} pixels, got '
-                             f'{x.shape[-2]}x{x.shape[-1]}: resize the images or build it with img_size={tuple(x.shape[-2:])}')
-        patches, place = patchify(x, self.patch_size), self.pos_embed[:, 1:]
-        if keep is not None:
-            patches, place = take(patches, keep), self.positions(keep)
-        kernel = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.linear(patches, kernel, self.patch_embed.proj.bias) + place
+# %% ../nbs/00c_vit.ipynb #bef8d05f
+@patch
+def embed(self: Encoder, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    "Patches of `x` as tokens with their positions: all, or those in `keep` -> `B K D`"
+    if tuple(x.shape[-2:]) != self.img_size:
+        raise ValueError(f'the encoder was built for images of {self.img_size[0]}x{self.img_size[1]} pixels, got '
+                         f'{x.shape[-2]}x{x.shape[-1]}: resize the images or build it with img_size={tuple(x.shape[-2:])}')
+    patches, place = patchify(x, self.patch_size), self.pos_embed[:, 1:]
+    if keep is not None:
+        patches, place = take(patches, keep), self.positions(keep)
+    kernel = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
+    return F.linear(patches, kernel, self.patch_embed.proj.bias) + place
 
-    def transform(self, tokens: Tensor) -> Tensor:
-        "Class token, blocks and final norm: `B K D` -> `B 1+K D`"
-        z = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        for block in self.blocks:
-            z = block(z)
-        return self.norm(z)
 
-    def forward(self,
-                x: Tensor,                   # normalised images `B C H W`
-                keep: Tensor | None = None,  # `B K` visible patches; None: all of them
-                ) -> Tensor:                 # `B 1+K D`, class token first
-        return self.transform(self.embed(x, keep))
+@patch
+def transform(self: Encoder, tokens: Tensor) -> Tensor:
+    "Class token, blocks and final norm: `B K D` -> `B 1+K D`"
+    z = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+    for block in self.blocks:
+        z = block(z)
+    return self.norm(z)
+
+
+@patch
+def forward(self: Encoder,
+            x: Tensor,                   # normalised images `B C H W`
+            keep: Tensor | None = None,  # `B K` visible patches; None: all of them
+            ) -> Tensor:                 # `B 1+K D`, class token first
+    return self.transform(self.embed(x, keep))
 
 # %% ../nbs/00c_vit.ipynb #032d5b7a
 def set_fused_attention(module: nn.Module, # anything with timm attention inside
