@@ -120,7 +120,7 @@ def scene_factors(indices: Tensor,  # int64 `n`
         ground_hue=ground_hue, ground_saturation=one(2, .15, .5), ground_value=one(3, .3, .6), ground_pattern=(one(4) * len(ground_patterns)).long(),
         ground_wave=one(5, .25, .5), ground_phase=one(6), ground_direction=one(7, 0., TURN), light=one(8, 0., TURN))
 
-# %% ../nbs/00j_scenes.ipynb #f70ea849
+# %% ../nbs/00j_scenes.ipynb #285135c5
 def colour(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     "HSV in [0, 1] to RGB: `..` -> `.. 3 1 1`"
     k = (torch.tensor([5., 3, 1], device=hue.device) + 6 * hue[..., None]) % 6
@@ -151,7 +151,7 @@ def ground(f: dict[str, Tensor], gx: Tensor, gy: Tensor, pixel: float) -> Tensor
     first, second = colour(hue, saturation, value), colour((hue + .06) % 1, .8 * saturation, 1.35 * value)
     return first + (second - first) * mix
 
-
+# %% ../nbs/00j_scenes.ipynb #096b7d0f
 def surface(f: dict[str, Tensor], gx: Tensor, gy: Tensor, pixel: float) -> tuple[Tensor, Tensor]:
     "Colours `m 3 S S` and signed distances `m S S` (in half images) of objects given by `m` numbers each"
     at = {name: t[:, None, None] for name, t in f.items()}
@@ -165,7 +165,7 @@ def surface(f: dict[str, Tensor], gx: Tensor, gy: Tensor, pixel: float) -> tuple
     lit = 1 + .3 * (x * at['light'].cos() + y * at['light'].sin()) / at['size']
     return (first + (second - first) * mix) * (rim * lit)[:, None], d
 
-# %% ../nbs/00j_scenes.ipynb #1bf652a0
+# %% ../nbs/00j_scenes.ipynb #807981a5
 class Scene(NamedTuple):
     "Pictures and everything known about them"
     images: Tensor   # uint8 `n 3 S S`
@@ -194,7 +194,7 @@ def paint(f: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
     grain = uniform(f['scene'][:, None], 10_000 + torch.arange(size * size, device=device)).view(-1, 1, size, size) - .5
     return (image * light[:, None] + .02 * grain).clamp(0, 1), owner
 
-
+# %% ../nbs/00j_scenes.ipynb #d40659fa
 def render(indices: Tensor,        # int64 `n`: numbers of the pictures
            split: str = 'train',   # 'train', 'test' or 'val': sets that share no picture
            size: int = 32,         # side in pixels
