@@ -24,11 +24,11 @@ lab: $(VENV)/.installed           ## open the notebooks
 	$(RUN) jupyter lab nbs/index.ipynb
 
 docs: $(VENV)/.installed          ## one searchable site of all notebooks in _docs
-	$(BIN)/python -m pip install -q 'mkdocs>=1.6,<2' 'mkdocs-jupyter>=0.25'
+	$(BIN)/python -m pip install -q -e '.[dev,docs]'
 	$(RUN) mkdocs build -q -f mkdocs.yml -d _docs
 
 bench: $(VENV)/.installed         ## time a pre-training step beside Hugging Face's and lightly's
-	$(BIN)/python -m pip install -q '.[bench]' || $(BIN)/python -m uv pip install -q --python $(BIN)/python '.[bench]'
+	$(BIN)/python -m pip install -q -e '.[dev,bench]'
 	$(RUN) mimrepro bench
 
 readme: $(VENV)/.installed        ## README.md from nbs/index.ipynb

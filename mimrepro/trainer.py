@@ -144,7 +144,7 @@ def keep_freed_memory():
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: do not shrink the heap
         mallopt(-4, 0)          # M_MMAP_MAX: no block outside the heap
 
-# %% ../nbs/11_trainer.ipynb #06603ad8
+# %% ../nbs/11_trainer.ipynb #a5cbd37d
 class Trainer:
     "Trains a recipe's method on images into a run folder; `fit` starts, continues or finishes the run"
     def __init__(self,
@@ -164,9 +164,9 @@ class Trainer:
         if recipe.batch % (self.world * recipe.accumulate):
             raise ValueError(f'a batch of {recipe.batch} cannot be shared by {self.world} processes with accumulate={recipe.accumulate}')
         self.recipe, self.log_every, self.save_every, self.progress = recipe, log_every, save_every, progress and self.rank == 0
-        self.run = make_run_folder(run or Path('runs') / recipe.name.replace(' ', ','))
         self.source = open_source(data or recipe.data) if isinstance(data or recipe.data, str) else data
         self.method = build(recipe).to(self.device)
+        self.run = make_run_folder(run or Path('runs') / recipe.name.replace(' ', ','))
         if self.device.type == 'cpu':
             keep_freed_memory()
             if recipe.precision == 'bf16':
