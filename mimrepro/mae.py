@@ -238,7 +238,7 @@ def parity_trajectory(model: MAE, x: Tensor, case: Case, theirs: dict) -> dict[s
         losses.append(loss.detach())
     return {'traj.loss': torch.stack(losses)} | norms({theirs[n]: p.detach() for n, p in model.named_parameters()}, 'traj.final_norm')
 
-# %% ../nbs/01_mae.ipynb #2938641d
+# %% ../nbs/01_mae.ipynb #3dcf1154
 _large = Recipe('mae/large-800', 'mae', presets['large'], gpu_hours=2700, reaches=dict(ft=85.4, lin=73.9), row='1d/pixel (w/ norm)',
                 source='arXiv 2111.06377 Table 8; facebookresearch/mae PRETRAIN.md (about 42 hours on 64 V100)')
 _tiny64 = dict(img_size=64, patch_size=8, embed_dim=192, depth=6, num_heads=3, decoder_embed_dim=96, decoder_depth=2, decoder_num_heads=3)
@@ -250,7 +250,7 @@ recipes = {
     'ablation': replace(_large, name='mae/ablation', model=dict(presets['large'], target='pixels'), reaches=dict(ft=84.9, lin=73.5), row='1a/8'),
     'small': Recipe('mae/small', 'mae', _tiny64, data='', epochs=30, warmup_epochs=3, batch=256, base_lr=1e-3, source='our own, for 64-pixel images'),
     'demo': Recipe('mae/demo', 'mae', dict(img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3, decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=2),
-                   data='scenes:32', epochs=6, warmup_epochs=.5, batch=128, base_lr=3e-3, source='our own, for minutes on a laptop'),
+                   data='scenes:32', epochs=8, warmup_epochs=.5, batch=128, base_lr=3e-3, source='our own, for minutes on a laptop'),
 }
 recipes['ablation-demo'] = replace(recipes['demo'], name='mae/ablation-demo', epochs=2)
 method = MAE

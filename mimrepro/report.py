@@ -9,8 +9,9 @@ __all__ = ['marks', 'mark_text', 'colours', 'markers', 'legend', 'as_text', 'esc
            'is_numeric', 'draw_published', 'draw_measured', 'finish_panel', 'draw_curve', 'draw_images', 'write_page',
            'heading', 'ledger_lines', 'ledger']
 
-# %% ../nbs/31_report.ipynb #f614af27
+# %% ../nbs/31_report.ipynb #4c583724
 import re
+import textwrap
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, stdev
@@ -234,7 +235,7 @@ def draw_curve(item: Item, records: list[Record]) -> Figure:
     plt.close(figure)
     return figure
 
-# %% ../nbs/31_report.ipynb #d3aed4c3
+# %% ../nbs/31_report.ipynb #2db03ed7
 def draw_images(item: Item, records: list[Record],
                 folder: Path,  # of the item: where the mosaics lie
                 ) -> Figure:
@@ -250,8 +251,8 @@ def draw_images(item: Item, records: list[Record],
             ax.imshow(mosaic, interpolation='nearest')
             for edge in np.arange(side, mosaic.shape[1], side): ax.axvline(edge - .5, color='white', linewidth=2)
             for edge in np.arange(side, mosaic.shape[0], side): ax.axhline(edge - .5, color='white', linewidth=2)
-            ax.set_xticks(side * (np.arange(len(titles)) + .5), titles)
-            ax.set_ylabel(f'{record.row} ({where(record.scale, record.data)})')
+            ax.set_xticks(side * (np.arange(len(titles)) + .5), [textwrap.fill(title, 20) for title in titles], fontsize=5)
+            ax.set_ylabel(f'{record.row}\n({where(record.scale, record.data)})', fontsize=6)
             ax.tick_params(length=0, labeltop=True, labelbottom=False); ax.set_yticks([]); ax.grid(False); ax.spines[:].set_visible(False)
     plt.close(figure)
     return figure
