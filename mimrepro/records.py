@@ -28,7 +28,7 @@ from .method import Recipe, decisive, load_method
 from .papers import Item, Row, Verdict, judge, one_of, scales
 from .trainer import environment, git_commit
 
-# %% ../nbs/30a_records.ipynb #db0e1c70
+# %% ../nbs/30a_records.ipynb #52969c78
 @dataclass(frozen=True)
 class Record:
     "One measured row: what was run, on what, and what came out"
@@ -46,6 +46,7 @@ class Record:
     commit: str       # of this package; '-dirty' when its files had changes
     seconds: float    # the whole row: training and judging
     when: str         # UTC, ISO 8601
+    test: str = ''    # name of the images it was judged on; '' for the test split of the same
     pictures: dict = field(default_factory=dict)  # file: a mosaic of images beside the records; columns: what each column of it shows
 
     @property
@@ -159,7 +160,7 @@ def plan(item: Item, scale: str, records: list[Record], seeds=(0,), data: str | 
     jobs = [job._replace(missing=job.missing - has.get((job.row.name, job.scale, job.key), set())) for job in jobs]
     return [job for job in jobs if job.missing]
 
-# %% ../nbs/30a_records.ipynb #75da7a08
+# %% ../nbs/30a_records.ipynb #ae9da45c
 def save_pictures(panels: torch.Tensor,  # uint8 `R P 3 S S`: R examples, P panels of each
                   path: Path) -> None:
     "Write panels as one lossless mosaic, an example per line"
@@ -182,7 +183,8 @@ def measure(job: Job, runner: Callable, folder: Path) -> Record:
         pictures = dict(file=name, columns=list(titles))
     metrics = {name: float(value) for name, value in metrics.items()}
     return Record(job.item.paper, job.item.id, job.row.name, job.scale, job.recipe.seed, metrics, json.loads(json.dumps(asdict(job.recipe))),
-                  job.recipe.data, int(extras.get('images_seen', 0)), seconds=round(time.time() - start, 1), pictures=pictures, **environment())
+                  job.recipe.data, int(extras.get('images_seen', 0)), seconds=round(time.time() - start, 1), test=extras.get('test', ''),
+                  pictures=pictures, **environment())
 
 # %% ../nbs/30a_records.ipynb #7da32264
 def run_item(item: Item,

@@ -100,7 +100,7 @@ def table_markdown(item: Item, records: list[Record]) -> str:
     head, *rows = table_rows(item, records)
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [head, ['---'] * len(head), *rows])
 
-# %% ../nbs/31_report.ipynb #536e9c51
+# %% ../nbs/31_report.ipynb #551324e6
 def span(values) -> str:
     "A set of numbers as 'a' or 'a to b'"
     low, high = min(values), max(values)
@@ -110,8 +110,9 @@ def span(values) -> str:
 def command(item: Item, scale: str, data: str, records: list[Record]) -> str:
     "What to type to make these records again"
     usual = {row.recipes[scale].data for row in item.rows if scale in row.recipes} | {no_images}
-    seeds = sorted({record.seed for record in records})
-    return f'mimrepro reproduce {item.paper} {item.id} --scale {scale}' + (f' --data {data}' if data not in usual else '') + (
+    seeds, tests = sorted({record.seed for record in records}), sorted({record.test for record in records if record.test})
+    return f'mimrepro reproduce {item.paper} {item.id} --scale {scale}' + (f' --data {data}' if data not in usual else '') + ''.join(
+        f' --test {test}' for test in tests) + (
         f' --seeds {",".join(map(str, seeds))}' if seeds not in ([], [0]) else '')
 
 # %% ../nbs/31_report.ipynb #0a6e6452

@@ -98,7 +98,7 @@ def find_item(paper: str, item: str) -> Item:
         raise ValueError(f'{paper} has no item {item!r}: {nearest(item, items[paper])}')
     return items[paper][item]
 
-# %% ../nbs/40a_reproduce.ipynb #80ec8984
+# %% ../nbs/40a_reproduce.ipynb #ff44579f
 def reproduce(item: Item,
               scale: str = 'demo',            # demo, small or paper
               data: str | None = None,        # images to train on; None: those of the recipes
@@ -122,6 +122,7 @@ def reproduce(item: Item,
                 raise ValueError(f'{item.paper} {item.id} at scale {scale!r} needs images: name them with --data (and --test)')
             sources.update(train=open_source(name), test=open_source(test or name, 'test' if not test else 'val'))
         metrics, extras = run_row(job, **sources, runs=runs, device=device, progress=progress)
+        extras['test'] = sources['test'].name if test else ''
         keep_losses(extras['losses'], Path(folder) / item.paper / item.id, f'{job.row.name}-{job.scale}-{job.recipe.data}-{job.recipe.seed}')
         return metrics, extras
 
