@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['shapes', 'contestants', 'batch_of', 'huggingface_model', 'LightlyMAE', 'our_step', 'their_step', 'huggingface_step',
            'lightly_step', 'cost_of', 'peak_memory', 'serve', 'ask', 'race', 'summarise', 'table', 'check_known',
-           'installed', 'bench']
+           'installed', 'measure', 'bench']
 
 # %% ../nbs/40c_bench.ipynb #9a58273b
 import itertools
@@ -174,7 +174,7 @@ def race(names: list[str], size: str, precision: str, steps: int, device: str = 
             process.communicate()
     return {name: [turn[name] for turn in turns[warm_up:]] for name in names}
 
-# %% ../nbs/40c_bench.ipynb #a61d669c
+# %% ../nbs/40c_bench.ipynb #e9e390d8
 def summarise(costs: dict[str, list[dict]],  # from `race`
               batch: int,                    # images per step
               ) -> dict[str, dict]:          # name -> figures; ours also has its speed-up over the faster of the others
@@ -183,27 +183,29 @@ def summarise(costs: dict[str, list[dict]],  # from `race`
     for name, steps in costs.items():
         wall, cpu = ([step[clock] for step in steps] for clock in ('wall', 'cpu'))
         out[name] = dict(images_per_second=batch / min(wall), wall_best=min(wall), wall_median=statistics.median(wall),
-                         cpu_best=min(cpu), cpu_median=statistics.median(cpu), memory_gib=max(step['memory'] for step in steps))
+                         cpu_best=min(cpu), cpu_median=statistics.median(cpu), memory_gib=max(step['memory'] for step in steps), loss=steps[-1]['loss'])
     others = [figures for name, figures in out.items() if name != 'mimrepro']
     if others and 'mimrepro' in out:
         out['mimrepro'] |= {f'speedup_{clock}': min(o[f'{clock}_best'] for o in others) / out['mimrepro'][f'{clock}_best'] for clock in ('wall', 'cpu')}
     return out
 
-# %% ../nbs/40c_bench.ipynb #6c3c03ec
+# %% ../nbs/40c_bench.ipynb #0e79fc4c
 def table(records: list[dict]) -> str:  # Markdown
     "The last race of each kind as a table, one section per machine"
     races = {}
     for r in records:
-        races.setdefault(r['device'], {}).setdefault((r['size'], r['precision']), {})[r['name']] = r
+        last = races.setdefault(r['device'], {}).setdefault((r['size'], r['precision']), [])
+        if last and last[0]['environment']['when'] != r['environment']['when']:
+            last.clear()
+        last.append(r)
     lines = ['# A pre-training step, measured', '']
     for device, kinds in races.items():
         lines += [f'{device}. Speed-up: ours over the faster of the others in the same race.', '',
                   '| model | precision | implementation | images/s | CPU s/step | peak GiB | speed-up, wall | speed-up, CPU |', '|---|---|---|--:|--:|--:|--:|--:|']
-        for (size, precision), race_records in kinds.items():
-            for name, r in race_records.items():
-                speedups = [f'{r[k]:.2f}' if k in r else '' for k in ('speedup_wall', 'speedup_cpu')]
-                lines.append(f'| {size}, batch {r["batch"]} | {precision} | {name} {r["version"]} | {r["images_per_second"]:.3g} | {r["cpu_best"]:.3f} | '
-                             f'{r["memory_gib"]:.2f} | {" | ".join(speedups)} |')
+        for r in itertools.chain(*kinds.values()):
+            speedups = [f'{r[k]:.2f}' if k in r else '' for k in ('speedup_wall', 'speedup_cpu')]
+            lines.append(f'| {r["size"]}, batch {r["batch"]} | {r["precision"]} | {r["name"]} {r["version"]} | {r["images_per_second"]:.3g} | '
+                         f'{r["cpu_best"]:.3f} | {r["memory_gib"]:.2f} | {" | ".join(speedups)} |')
         lines.append('')
     return '\n'.join(lines)
 
@@ -222,33 +224,38 @@ def installed(names: tuple) -> list[str]:
         print(f'{" and ".join(missing)} cannot be measured, not installed: pip install "mimrepro[bench]"', file=sys.stderr)
     return [name for name in names if name not in missing]
 
-# %% ../nbs/40c_bench.ipynb #f3ab5269
+# %% ../nbs/40c_bench.ipynb #169f0805
+def measure(names: list[str], size: str, precision: str, steps: int, device: str, threads: int) -> list[dict]:
+    "One race and its records"
+    is_cuda, batch = torch.device(device).type == 'cuda', batch_of(size, device)
+    machine = torch.cuda.get_device_name(device) if is_cuda else f'CPU {platform.machine()}, {threads} of {os.cpu_count()} cores'
+    costs, place = race(names, size, precision, steps, device, threads), environment()
+    return [dict(name=name, version=metadata.version(name), size=size, precision=precision, batch=batch, device=machine, steps=steps, **figures,
+                 every_step={clock: [round(step[clock], 4) for step in costs[name]] for clock in ('wall', 'cpu')}, environment=place)
+            for name, figures in summarise(costs, batch).items()]
+
+
 def bench(sizes: tuple = ('base', 'tiny'),          # of 'base' (ViT-B/16, 224 pixels), 'tiny' (ViT-Tiny/4, 32 pixels) and 'toy'
           precisions: tuple = ('fp32', 'bf16'),     # of 'fp32' and 'bf16'
           steps: int = 5,                           # counted steps of each implementation
           device: str | None = None,                # 'cpu', 'cuda'; None: a GPU where there is one
+          out: str = 'paper_figures/bench',         # folder of records and table
           threads: int | None = None,               # CPU threads of each; None: all cores
           against: tuple = ('transformers', 'lightly'),  # implementations to compare with
-          out: str = 'paper_figures/bench',         # folder of records and table
           ) -> list[dict]:                          # a record per implementation, size and precision
     "Measure the pre-training step against other implementations, add to the records, draw the table"
-    check_known('size', sizes, shapes)
-    check_known('precision', precisions, ('fp32', 'bf16'))
-    check_known('implementation', against, contestants)
+    for kind, given, known in [('size', sizes, shapes), ('precision', precisions, ('fp32', 'bf16')), ('implementation', against, contestants)]:
+        check_known(kind, given, known)
     device, threads = device or ('cuda' if torch.cuda.is_available() else 'cpu'), threads or torch.get_num_threads()
-    machine = torch.cuda.get_device_name(device) if torch.device(device).type == 'cuda' else f'CPU {platform.machine()}, {threads} of {os.cpu_count()} cores'
     names, folder, records = installed(('mimrepro', *against)), Path(out), []
     folder.mkdir(parents=True, exist_ok=True)
     for size, precision in itertools.product(sizes, precisions):
-        costs, batch = race(names, size, precision, steps, device, threads), batch_of(size, device)
-        for name, figures in summarise(costs, batch).items():
-            every = {clock: [round(step[clock], 4) for step in costs[name]] for clock in ('wall', 'cpu')}
-            records.append(dict(name=name, version=metadata.version(name), size=size, precision=precision, batch=batch, device=machine, steps=steps,
-                                **figures, every_step=every, environment=environment()))
-            with open(folder / 'runs.jsonl', 'a') as f:
-                f.write(json.dumps(records[-1]) + '\n')
-            print(f'{size:5} {precision} {name:13} {figures["images_per_second"]:8.1f} images/s {figures["cpu_best"]:8.3f} CPU s {figures["memory_gib"]:6.2f} GiB'
-                  + ''.join(f'   x{figures[k]:.2f} {k[8:]}' for k in figures if k.startswith('speedup')), flush=True)
-    kept = [json.loads(line) for line in (folder / 'runs.jsonl').read_text().splitlines()]
-    (folder / 'table.md').write_text(table(kept))
+        new = measure(names, size, precision, steps, device, threads)
+        with open(folder / 'runs.jsonl', 'a') as f:
+            f.writelines(json.dumps(record) + '\n' for record in new)
+        for r in new:
+            speedups = ''.join(f'   x{r[k]:.2f} {k[8:]}' for k in r if k.startswith('speedup'))
+            print(f'{size:5} {precision} {r["name"]:13} {r["images_per_second"]:8.1f} images/s {r["cpu_best"]:8.3f} CPU s {r["memory_gib"]:6.2f} GiB{speedups}', flush=True)
+        records += new
+    (folder / 'table.md').write_text(table([json.loads(line) for line in (folder / 'runs.jsonl').read_text().splitlines()]))
     return records

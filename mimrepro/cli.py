@@ -30,7 +30,7 @@ from .trainer import Trainer
 from .views import evaluation_view, normalise
 from .weights import load_encoder, load_pretrained
 
-# %% ../nbs/41_cli.ipynb #39a774d6
+# %% ../nbs/41_cli.ipynb #5a074c8f
 def add_command(commands, function):
     "Make a sub-command of `function`: its signature and the comments of its parameters are the help"
     summary, _, example = function.__doc__.partition('\nExample: ')
@@ -52,10 +52,11 @@ def add_command(commands, function):
 
 
 def as_text(rows: list[dict]) -> str:
-    "Rows as a plain table, a column per key"
+    "Rows as a plain table, a column per key; what is nested is left to JSON"
     if not rows:
         return 'nothing'
-    cells = [list(rows[0]), *([f'{v:.4g}' if isinstance(v, float) else str(v) for v in row.values()] for row in rows)]
+    keys = list(dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, dict)))
+    cells = [keys, *([f'{row[k]:.4g}' if isinstance(row.get(k), float) else str(row.get(k, '')) for k in keys] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells)
 

@@ -160,7 +160,7 @@ def plan(item: Item, scale: str, records: list[Record], seeds=(0,), data: str | 
     jobs = [job._replace(missing=job.missing - has.get((job.row.name, job.scale, job.key), set())) for job in jobs]
     return [job for job in jobs if job.missing]
 
-# %% ../nbs/30a_records.ipynb #ae9da45c
+# %% ../nbs/30a_records.ipynb #46e142a2
 def save_pictures(panels: torch.Tensor,  # uint8 `R P 3 S S`: R examples, P panels of each
                   path: Path) -> None:
     "Write panels as one lossless mosaic, an example per line"
@@ -183,7 +183,7 @@ def measure(job: Job, runner: Callable, folder: Path) -> Record:
         pictures = dict(file=name, columns=list(titles))
     metrics = {name: float(value) for name, value in metrics.items()}
     return Record(job.item.paper, job.item.id, job.row.name, job.scale, job.recipe.seed, metrics, json.loads(json.dumps(asdict(job.recipe))),
-                  job.recipe.data, int(extras.get('images_seen', 0)), seconds=round(time.time() - start, 1), test=extras.get('test', ''),
+                  job.recipe.data, int(extras.get('images_seen', 0)), seconds=round(time.time() - start + extras.get('earlier_seconds', 0), 1), test=extras.get('test', ''),
                   pictures=pictures, **environment())
 
 # %% ../nbs/30a_records.ipynb #7da32264

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['judged', 'labelled', 'run_row', 'keep_losses', 'draw_losses', 'find_item', 'reproduce']
 
-# %% ../nbs/40a_reproduce.ipynb #00bdffac
+# %% ../nbs/40a_reproduce.ipynb #5ec3570a
 import json
 import shutil
+import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,7 +24,7 @@ from .report import ledger, report_style, save_figure, write_page
 from .trainer import Trainer
 from .views import evaluation_view
 
-# %% ../nbs/40a_reproduce.ipynb #b33f3421
+# %% ../nbs/40a_reproduce.ipynb #06ea4eea
 def judged(encoder, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], device=None, prefix: str = '') -> dict[str, float]:
     "kNN and quick probe of a frozen encoder, under the names above"
     names = dict(knn_mean='knn', linear_mean='lin', knn_cls='knn_cls', linear_cls='lin_cls')
@@ -40,7 +41,7 @@ def labelled(source: Source, side: tuple[int, int]) -> tuple[Tensor, Tensor]:
     view = lambda i: evaluation_view(source.read(i)[0][None], side)
     return torch.cat([view(i) for i in range(len(source))]), source.labels
 
-
+# %% ../nbs/40a_reproduce.ipynb #2405a571
 def run_row(job: Job,
             train: Source, test: Source,    # labelled images to train on, and to judge on
             runs: str | Path = 'runs',      # where run folders go
@@ -49,7 +50,9 @@ def run_row(job: Job,
             ) -> tuple[dict, dict]:         # metrics and extras, as `records.run_item` wants them
     "Pre-train a row's recipe, unless its run folder is finished, and measure what its item asks for"
     trainer = Trainer(job.recipe, train, Path(runs) / job.key, device, progress=progress)
+    started = time.perf_counter()
     method = trainer.fit().eval()
+    earlier = max(0., trainer.seconds - (time.perf_counter() - started))  # of a run that an earlier process began
     both = [labelled(source, image_size(method.encoder)) for source in (train, test)]
     lines = [json.loads(line) for line in (trainer.run / 'metrics.jsonl').read_text().splitlines()]
     metrics = judged(method.encoder, *both, trainer.device) | dict(loss=lines[-1]['loss'], test_images=len(test))
@@ -58,7 +61,7 @@ def run_row(job: Job,
     if any(name.startswith('pixels') for name in job.missing):
         pixels = scores(pixel_features(both[0][0]), both[0][1], pixel_features(both[1][0]), both[1][1])
         metrics |= dict(pixels_knn=pixels['knn'], pixels_lin=pixels['linear'])
-    extras = dict(images_seen=trainer.total * job.recipe.batch, losses=trainer.run / 'metrics.jsonl')
+    extras = dict(images_seen=trainer.total * job.recipe.batch, losses=trainer.run / 'metrics.jsonl', earlier_seconds=earlier)
     if 'pictures' in job.missing:
         extras['pictures'] = job.item.draw(method, evaluation_view(both[1][0], image_size(method.encoder)))
     return metrics, extras
