@@ -6,7 +6,7 @@
 __all__ = ['commands', 'add_command', 'as_text', 'pretrain', 'probe', 'show', 'recipes', 'items', 'reproduce', 'parity', 'bench',
            'demo', 'command_parser', 'parse', 'main']
 
-# %% ../nbs/41_cli.ipynb #f99343ff
+# %% ../nbs/41_cli.ipynb #b72b3129
 import argparse
 import inspect
 import json
@@ -17,6 +17,7 @@ import torch
 from fastcore.docments import docments
 
 from .bench import bench as compare_steps
+from .costs import compare_methods
 from .checks import check_parity
 from .data import decode, open_source
 from .features import image_size, linear_probe, pixel_features, scores
@@ -151,7 +152,7 @@ def reproduce(paper: str,            # mae, ...
     page = reproduce_item(chosen, scale, data or None, test or None, tuple(int(s) for s in seeds.split(',')), out, device=device or None)
     return [row for row in items(out) if (row['paper'], row['item']) == (paper, item)] + [dict(paper=paper, item=item, scale=scale, claim='', verdict=f'page: {page}', effect=0.)]
 
-# %% ../nbs/41_cli.ipynb #9f68c2c8
+# %% ../nbs/41_cli.ipynb #e72b9c7e
 def parity(folders: list,  # cases: folders with config.json and tensors.safetensors
            ) -> list[dict]:
     "Compare our numbers with those of the authors' code, output by output; exit code 1 when one is out of bounds\nExample: mimrepro parity tests/parity/mae"
@@ -169,9 +170,11 @@ def bench(sizes: str = 'base,tiny',          # ViT-B/16 at 224, ViT-Tiny/4 at 32
           steps: int = 5,                    # measured steps of each contestant
           device: str = '',                  # cpu or cuda (default: a GPU where there is one)
           out: str = 'paper_figures/bench',  # where the records go
+          methods: bool = False,             # compare our methods' steps with our MAE's instead
           ) -> list[dict]:
     "Time a pre-training step beside Hugging Face's and lightly's, interleaved\nExample: mimrepro bench --sizes tiny --precisions bf16"
-    return compare_steps(tuple(sizes.split(',')), tuple(precisions.split(',')), steps, device or None, out)
+    compare = compare_methods if methods else compare_steps
+    return compare(tuple(sizes.split(',')), tuple(precisions.split(',')), steps, device or None, out)
 
 # %% ../nbs/41_cli.ipynb #12d992fe
 def demo(out: str = 'demo',   # folder for records, pages and pictures

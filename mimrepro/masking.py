@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['samplers', 'Masking', 'kept', 'mask_from_noise', 'uniform_noise', 'draw_rectangles', 'block_noise', 'grid_noise',
-           'masked_mean']
+           'masked_mean', 'cell_patches', 'mask_from_cells']
 
-# %% ../nbs/00b_masking.ipynb #f2048893
+# %% ../nbs/00b_masking.ipynb #3c8a636f
 import math
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 # %% ../nbs/00b_masking.ipynb #a9793a56
@@ -108,3 +109,25 @@ def masked_mean(values: Tensor,  # `B N`
                 ) -> Tensor:     # scalar
     "Mean of `values` weighted by `mask`, over the whole batch"
     return (values * mask).sum() / mask.sum()
+
+# %% ../nbs/00b_masking.ipynb #6656ddb5
+def cell_patches(grid: tuple[int, int],  # rows and columns of patches
+                 side: int,              # patches along a cell
+                 ) -> Tensor:            # int64 `cells side*side`
+    "Numbers of the patches in each cell, both in reading order"
+    if grid[0] % side or grid[1] % side:
+        raise ValueError(f'a grid of {grid[0]}x{grid[1]} patches has no cells of {side}x{side}: both sides must be multiples of {side}')
+    return rearrange(torch.arange(grid[0] * grid[1]), '(a s b t) -> (a b) (s t)', a=grid[0] // side, s=side, t=side)
+
+
+def mask_from_cells(noise: Tensor,          # float `B cells`; the smallest stay visible
+                    ratio: float,           # share of cells to hide, in [0, 1)
+                    grid: tuple[int, int],  # rows and columns of patches
+                    side: int,              # patches along a cell
+                    ) -> Masking:
+    "Hide, in each image, all but the cells with the smallest noise"
+    patches = cell_patches(grid, side).to(noise.device)
+    visible = kept(len(patches), ratio) * side**2
+    shuffle = patches[noise.argsort(dim=1)].flatten(1)
+    restore = shuffle.argsort(dim=1)
+    return Masking(shuffle[:, :visible], shuffle[:, visible:], restore, (restore >= visible).float())

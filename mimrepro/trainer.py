@@ -6,7 +6,7 @@
 __all__ = ['train_step', 'autocast', 'write_whole', 'git_commit', 'environment', 'make_run_folder', 'stop_requests',
            'keep_freed_memory', 'Trainer']
 
-# %% ../nbs/11_trainer.ipynb #005dc847
+# %% ../nbs/11_trainer.ipynb #e75aeda6
 import ctypes
 import json
 import os
@@ -15,6 +15,7 @@ import signal
 import subprocess
 import threading
 import time
+import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -25,18 +26,18 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from fastcore.basics import patch
-from timm.optim import param_groups_weight_decay
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from .data import open_source
 from .loader import generator, loader
-from .method import Method, Recipe, build, decisive, warmup_cosine
+from .method import Method, Recipe, build, decisive, parameter_groups, warmup_cosine
+from .twins import COLLAPSED
 from .vit import set_fused_attention
 from .weights import save_pretrained
 
-# %% ../nbs/11_trainer.ipynb #2b0508cd
+# %% ../nbs/11_trainer.ipynb #2077beaa
 def train_step(forward,                # the method, or its compiled or distributed wrapper: views, draws -> Step
                method: Method,
                images: Tensor,         # uint8 base crops `B V C S S`
@@ -45,7 +46,7 @@ def train_step(forward,                # the method, or its compiled or distribu
                t: float,               # share of training done, in [0, 1]
                recipe: Recipe,
                scaler: torch.amp.GradScaler,  # for fp16; does nothing when it is disabled
-               ) -> dict[str, Tensor]: # the loss and its parts, detached, on the device
+               ) -> dict[str, Tensor]: # the loss, its parts and what is watched, detached, on the device
     "One optimiser step on one batch"
     method.before_step(t)
     parts, share = [], len(images) // recipe.accumulate
@@ -56,7 +57,7 @@ def train_step(forward,                # the method, or its compiled or distribu
         with autocast(images.device, recipe.precision):
             step = forward(views, some)
         scaler.scale(step.loss / recipe.accumulate).backward()
-        parts.append({'loss': step.loss.detach(), **{name: part.detach() for name, part in step.parts.items()}})
+        parts.append({name: value.detach() for name, value in dict(loss=step.loss, **step.parts, **step.watch).items()})
     if recipe.clip is not None:
         scaler.unscale_(optimiser)
         torch.nn.utils.clip_grad_norm_(method.parameters(), recipe.clip)
@@ -144,7 +145,7 @@ def keep_freed_memory():
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: do not shrink the heap
         mallopt(-4, 0)          # M_MMAP_MAX: no block outside the heap
 
-# %% ../nbs/11_trainer.ipynb #a5cbd37d
+# %% ../nbs/11_trainer.ipynb #488d35de
 class Trainer:
     "Trains a recipe's method on images into a run folder; `fit` starts, continues or finishes the run"
     def __init__(self,
@@ -172,11 +173,11 @@ class Trainer:
             if recipe.precision == 'bf16':
                 set_fused_attention(self.method, False)
         self.loader = loader(self.source, self.method.crops, recipe.batch, self.device, recipe.seed, self.rank, self.world, workers)
-        self.optimiser = torch.optim.AdamW(param_groups_weight_decay(self.method, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=True)
+        self.optimiser = torch.optim.AdamW(parameter_groups(self.method, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=True)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == 'fp16')
-        self.step, self.total, self.seconds = 0, recipe.epochs * self.loader.steps, 0.
+        self.step, self.total, self.seconds, self.collapsed = 0, recipe.epochs * self.loader.steps, 0., False
 
-# %% ../nbs/11_trainer.ipynb #1cdd6d03
+# %% ../nbs/11_trainer.ipynb #4d979667
 @patch
 def draws(self: Trainer, step: int) -> dict[str, Tensor]:
     "This process's slice of every random tensor of a step"
@@ -188,7 +189,8 @@ def draws(self: Trainer, step: int) -> dict[str, Tensor]:
 @patch
 def set_learning_rate(self: Trainer):
     "Warm-up and cosine, by the step about to be taken"
-    rate = warmup_cosine(self.step / self.loader.steps, self.recipe.epochs, self.recipe.warmup_epochs, self.recipe.lr, self.recipe.min_lr)
+    recipe, one = self.recipe, 1 / self.loader.steps
+    rate = warmup_cosine(self.step * one, recipe.epochs, recipe.warmup_epochs, recipe.lr, recipe.min_lr, recipe.lr_start, one if recipe.lr_start else 0.)
     for group in self.optimiser.param_groups:
         group['lr'] = rate * group.get('lr_scale', 1.)
     return rate
@@ -225,7 +227,7 @@ def fit(self: Trainer) -> Method:  # the trained method
         save_pretrained(self.method, self.run, self.recipe)
     return self.method
 
-# %% ../nbs/11_trainer.ipynb #48ae1594
+# %% ../nbs/11_trainer.ipynb #b244bbcb
 @patch
 def log(self: Trainer, window: list, rate: float, started: float, bar: tqdm) -> float:
     "Read the losses since the last log point, refuse those that are not finite, write a line; returns the time"
@@ -242,6 +244,10 @@ def log(self: Trainer, window: list, rate: float, started: float, bar: tqdm) -> 
     if self.rank == 0:
         with open(self.run / 'metrics.jsonl', 'a') as f:
             f.write(json.dumps(line) + '\n')
+    if line.get('spread', 1.) < COLLAPSED and not self.collapsed:
+        self.collapsed = True
+        warnings.warn(f'the embeddings have collapsed at step {self.step}: their spread is {line["spread"]:.3f}, where 1 is healthy (see mimrepro.twins.spread); '
+                      'all images look alike to the loss, and what is learned from here on is worth little')
     bar.update(self.step - bar.n)
     bar.set_postfix(loss=f'{line["loss"]:.4f}', images=f'{line["images_per_second"]:.0f}/s')
     return time.perf_counter()

@@ -108,6 +108,14 @@ def forward(self: Encoder,
             ) -> Tensor:                 # `B 1+K D`, class token first
     return self.transform(self.embed(x, keep))
 
+# %% ../nbs/00c_vit.ipynb #9dcd1990
+@patch
+def as_timm(self: Encoder) -> tuple[dict[str, Tensor], str, dict]:
+    "Tensors, name and arguments of the same encoder for `timm.create_model(name, **arguments)`"
+    return self.state_dict(), 'vit_base_patch16_224', dict(
+        img_size=list(self.img_size), patch_size=self.patch_size, in_chans=self.patch_embed.proj.in_channels, embed_dim=self.embed_dim, depth=len(self.blocks),
+        num_heads=self.num_heads, mlp_ratio=self.blocks[0].mlp.fc1.out_features / self.embed_dim, class_token=True, global_pool='token', num_classes=0)
+
 # %% ../nbs/00c_vit.ipynb #032d5b7a
 def set_fused_attention(module: nn.Module, # anything with timm attention inside
                         fused: bool,       # True: one fused kernel; False: explicit matrices

@@ -6,12 +6,13 @@
 __all__ = ['hugging_face', 'read_file', 'find_checkpoint', 'rename', 'from_hugging_face', 'read_weights', 'load_exactly',
            'encoder_arguments', 'load_encoder', 'save_pretrained', 'load_pretrained', 'export_timm']
 
-# %% ../nbs/00i_weights.ipynb #dadaeda8
+# %% ../nbs/00i_weights.ipynb #87e74c64
 import json
 import re
 from dataclasses import asdict
 from pathlib import Path
 
+import timm
 import torch
 import torch.nn as nn
 from huggingface_hub import snapshot_download
@@ -168,16 +169,16 @@ def load_pretrained(source: str,                 # folder of ours; or file or hu
     load_exactly(model, state, str(source))
     return model
 
-# %% ../nbs/00i_weights.ipynb #c3e8eec1
-def export_timm(encoder: Encoder, folder: Path):
+# %% ../nbs/00i_weights.ipynb #14faf994
+def export_timm(encoder: nn.Module,  # `method.encoder`: with `as_timm`
+                folder: Path):
     "Write the encoder as a folder that `timm.create_model('local-dir:FOLDER')` loads"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    model_args = dict(img_size=list(encoder.img_size), patch_size=encoder.patch_size, embed_dim=encoder.embed_dim, depth=len(encoder.blocks),
-                      num_heads=encoder.num_heads, mlp_ratio=encoder.blocks[0].mlp.fc1.out_features / encoder.embed_dim,
-                      in_chans=encoder.patch_embed.proj.in_channels, class_token=True)
-    config = dict(architecture='vit_base_patch16_224', num_classes=0, num_features=encoder.embed_dim, global_pool='token', model_args=model_args,
-                  pretrained_cfg=dict(input_size=[model_args['in_chans'], *encoder.img_size], fixed_input_size=True, num_classes=0,
+    state, name, arguments = encoder.as_timm()
+    config = dict(architecture=name, num_classes=0, num_features=timm.create_model(name, **arguments).num_features, global_pool=arguments['global_pool'],
+                  model_args={k: v for k, v in arguments.items() if k != 'num_classes'},
+                  pretrained_cfg=dict(input_size=[encoder.patch_embed.proj.in_channels, *encoder.img_size], fixed_input_size=True, num_classes=0,
                                       mean=[.485, .456, .406], std=[.229, .224, .225], interpolation='bicubic', first_conv='patch_embed.proj', classifier='head'))
     (folder / 'config.json').write_text(json.dumps(config, indent=1))
-    save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, folder / 'model.safetensors')
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / 'model.safetensors')

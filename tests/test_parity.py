@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mimrepro import mae, masking, patches, targets, vit
+from mimrepro.cases import mae as mae_case
 from mimrepro.checks import check_parity, key_mismatches
 from mimrepro.method import load_method
 from mimrepro.weights import load_encoder, load_exactly, load_pretrained, rename
@@ -25,6 +26,12 @@ def failing() -> set[str]:
     return {d.name for d in check_parity(MAE_CASE) if not d.ok}
 
 
+def replace_everywhere(monkeypatch, name, function):
+    "In the method and in what compares it"
+    for module in (mae, mae_case):
+        monkeypatch.setattr(module, name, function)
+
+
 def test_another_epsilon_of_layer_norm_is_noticed(monkeypatch):
     monkeypatch.setattr(vit, 'LN_EPS', 1e-5)
     assert {'out.latent', 'out.pred'} <= failing()
@@ -40,7 +47,7 @@ def test_a_biased_variance_is_noticed(monkeypatch):
     def biased(t):
         variance, mean = torch.var_mean(t, dim=-1, keepdim=True, correction=0)
         return (t - mean) / (variance + targets.NORM_EPS).sqrt()
-    monkeypatch.setattr(mae, 'norm_pixels', biased)
+    replace_everywhere(monkeypatch, 'norm_pixels', biased)
     assert {'out.target_norm', 'out.loss', 'out.loss_norm_pix', 'traj.loss'} <= failing()
 
 
@@ -51,19 +58,19 @@ def test_another_order_of_tokens_is_noticed(monkeypatch):
         m = right(noise, ratio)
         keep, hide = m.keep.sort(1).values, m.hide.sort(1).values
         return m._replace(keep=keep, hide=hide, restore=torch.cat([keep, hide], 1).argsort(1))
-    monkeypatch.setattr(mae, 'mask_from_noise', in_image_order)
+    replace_everywhere(monkeypatch, 'mask_from_noise', in_image_order)
     assert {'out.ids_keep', 'out.latent', 'out.tokens_visible'} <= failing()
 
 
 def test_another_order_of_pixels_in_a_patch_is_noticed(monkeypatch):
     right = patches.patchify
-    monkeypatch.setattr(mae, 'patchify', lambda x, p: right(x, p).unflatten(-1, (p * p, -1)).mT.flatten(-2))
+    replace_everywhere(monkeypatch, 'patchify', lambda x, p: right(x, p).unflatten(-1, (p * p, -1)).mT.flatten(-2))
     assert {'out.patchify', 'out.loss'} <= failing()
 
 
 def test_an_output_nobody_makes_is_noticed(monkeypatch):
-    right = mae.parity
-    monkeypatch.setattr(mae, 'parity', lambda case: {n: t for n, t in right(case).items() if n != 'out.latent'})
+    right = mae_case.outputs
+    monkeypatch.setattr(mae_case, 'outputs', lambda case: {n: t for n, t in right(case).items() if n != 'out.latent'})
     assert failing() == {'out.latent'}
 
 
