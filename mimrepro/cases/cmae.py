@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['finetuned', 'inputs', 'forgotten', 'rules', 'parts', 'model_of', 'positions', 'inner_outputs', 'pretrain_outputs',
-           'trajectory', 'surroundings', 'colour_outputs', 'jitter_of', 'item_outputs', 'as_classifier',
-           'finetune_outputs', 'released_model', 'outputs']
+           'trajectory', 'numbers_after', 'block_masks', 'momenta', 'learning_rates', 'two_processes', 'shifts',
+           'colour_outputs', 'jitter_of', 'item_outputs', 'as_classifier', 'finetune_outputs', 'released_model',
+           'outputs']
 
 # %% ../../nbs/47_cmae_case.ipynb #518d5447
 import re
@@ -111,29 +112,58 @@ def trajectory(model: CMAE, views: dict, case: Case, theirs: dict) -> dict[str, 
     return {'traj.loss': torch.stack(losses), 'traj.loss_components_ct_rc': torch.stack(parts), 'traj.momentum': torch.tensor(paces, dtype=torch.double),
             **norms({theirs[n]: value for n, value in final.items()}, 'traj.final_norm')}
 
-# %% ../../nbs/47_cmae_case.ipynb #ca36d1a9
-def surroundings(case: Case) -> dict[str, Tensor]:
-    "aux.block_mask.*, aux.momentum.*, aux.lr.*, aux.two_rank.*, aux.pixel_shift.*"
-    aux, got = case.group('aux'), {}
-    ratio, side = (float(number) for number in re.search(r'grid (\d+)x.*ratio ([\d.]+)', case.config['aux']['block_mask']).group(2, 1))
-    m = mask_from_cells(aux['block_mask.noise'], ratio, (int(side), int(side)), 2)
-    got |= {'aux.block_mask.mask': m.mask, 'aux.block_mask.kept_patches_sorted': m.keep.sort(1).values}
-    ends, steps = (1., .996), aux['momentum.values'].shape[1]
-    got['aux.momentum.values'] = torch.tensor([[end - (end - .996) * (cos(pi * i / steps) + 1) / 2 for i in range(steps)] for end in ends], dtype=torch.double)
-    got['aux.lr.pretrain'] = torch.tensor([warmup_cosine(i / 5, 12, 4, 2.4e-3, 0., 1e-4, 1 / 5) for i in range(60)], dtype=torch.double)
-    got['aux.lr.finetune'] = torch.tensor([[warmup_cosine(i / 4, 8, 2, 1e-3 * scale, 1e-6, 1e-4, 1 / 4) for scale in (1, .65, .4225)] for i in range(32)], dtype=torch.double)
-    keys = F.normalize(aux['two_rank.proj_t'].flatten(0, 2), dim=1)
-    queries = aux['two_rank.pred'].clone().requires_grad_()
-    logits = F.normalize(queries[:, :, 0], dim=-1) @ keys.T / .07
-    label = torch.arange(len(keys)).view(logits.shape[:2])
-    losses = torch.stack([2 * .07 * F.cross_entropy(own, wanted) for own, wanted in zip(logits, label)])
-    losses.sum().backward()
-    got |= {'aux.two_rank.logits': logits.detach(), 'aux.two_rank.label': label, 'aux.two_rank.loss_ct': losses.detach(), 'aux.two_rank.grad_pred': queries.grad}
-    rows, columns = torch.meshgrid(torch.arange(256), torch.arange(256), indexing='ij')
-    numbered = torch.stack([rows, columns, (rows + columns) // 2])[None].expand(len(aux['pixel_shift.offset_hw']), -1, -1, -1)
-    cut = window(numbered, aux['pixel_shift.offset_hw'].long(), (224, 224))
-    got['aux.pixel_shift.corners'] = torch.cat([cut[:, :, 0, 0], cut[:, :, -1, -1]], 1).to(aux['pixel_shift.corners'].dtype)
+# %% ../../nbs/47_cmae_case.ipynb #cb594099
+def numbers_after(text: str, *words: str) -> list[float]:
+    "The first number after each of the words, in a note of the case"
+    return [float(re.search(rf'{word}[ =]*([\d.]+(?:e-?\d+)?)', text)[1].rstrip('.')) for word in words]
+
+
+def block_masks(case: Case) -> dict[str, Tensor]:
+    "aux.block_mask.*: 2x2 cells of a square grid"
+    noise, (side, ratio) = case.tensors['aux.block_mask.noise'], numbers_after(case.config['aux']['block_mask'], 'grid', 'ratio')
+    m = mask_from_cells(noise, ratio, (int(side), int(side)), 2)
+    return {'aux.block_mask.mask': m.mask, 'aux.block_mask.kept_patches_sorted': m.keep.sort(1).values}
+
+
+def momenta(case: Case) -> dict[str, Tensor]:
+    "aux.momentum.values: half a cosine from one momentum to another, per row"
+    note, steps = case.config['aux']['momentum'], case.tensors['aux.momentum.values'].shape[1]
+    base, = numbers_after(note, 'base')
+    ends = [float(n) for n in re.search(r'end momentum ([\d. and]+)', note)[1].split(' and ')]
+    return {'aux.momentum.values': torch.tensor([[end - (end - base) * (cos(pi * i / steps) + 1) / 2 for i in range(steps)] for end in ends], dtype=torch.double)}
+
+
+def learning_rates(case: Case) -> dict[str, Tensor]:
+    "aux.lr.*: warm-up from a ten-thousandth of the peak, cosine; per layer scale in fine-tuning"
+    note, got = case.config['aux']['lr'], {}
+    for name, text in (('pretrain', note.split('finetune:')[0]), ('finetune', note.split('finetune:')[-1])):
+        peak, warmup = numbers_after(text, 'peak', 'warmup')
+        epochs, steps = (float(re.search(rf'([\d.]+) {word}', text.split('warmup')[1].split(',', 1)[1])[1]) for word in ('epochs', 'iterations'))
+        floor = numbers_after(text, 'eta_min')[0] if 'eta_min' in text else 0.
+        scales = [float(n) for n in re.search(r'scales \((.*?)\)', text)[1].split(',')] if 'scales' in text else [1.]
+        rate = lambda i, scale: warmup_cosine(i / steps, epochs, warmup, peak * scale, floor, 1e-4, 1 / steps)
+        rates = torch.tensor([[rate(i, scale) for scale in scales] for i in range(int(epochs * steps))], dtype=torch.double)
+        got[f'aux.lr.{name}'] = rates if len(scales) > 1 else rates[:, 0]
     return got
+
+
+def two_processes(case: Case) -> dict[str, Tensor]:
+    "aux.two_rank.*: each process's queries against the keys of both"
+    aux, (temperature,) = case.group('aux.two_rank'), numbers_after(case.config['aux']['two_rank'], 'temperature')
+    keys, queries = F.normalize(aux['proj_t'].flatten(0, 2), dim=1), aux['pred'].clone().requires_grad_()
+    logits = F.normalize(queries[:, :, 0], dim=-1) @ keys.T / temperature
+    label = torch.arange(len(keys)).view(logits.shape[:2])
+    losses = torch.stack([2 * temperature * F.cross_entropy(own, wanted) for own, wanted in zip(logits, label)])
+    losses.sum().backward()
+    return {'aux.two_rank.logits': logits.detach(), 'aux.two_rank.label': label, 'aux.two_rank.loss_ct': losses.detach(), 'aux.two_rank.grad_pred': queries.grad}
+
+
+def shifts(case: Case) -> dict[str, Tensor]:
+    "aux.pixel_shift.corners: first and last pixel of windows of a picture whose pixels tell their place"
+    rows, columns = torch.meshgrid(torch.arange(256), torch.arange(256), indexing='ij')
+    corner = case.tensors['aux.pixel_shift.offset_hw'].long()
+    cut = window(torch.stack([rows, columns, (rows + columns) // 2])[None].expand(len(corner), -1, -1, -1), corner, (224, 224))
+    return {'aux.pixel_shift.corners': torch.cat([cut[:, :, 0, 0], cut[:, :, -1, -1]], 1).to(case.tensors['aux.pixel_shift.corners'].dtype)}
 
 # %% ../../nbs/47_cmae_case.ipynb #d526970f
 def colour_outputs(case: Case) -> dict[str, Tensor]:
@@ -199,12 +229,12 @@ def released_model(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], nn.Modu
     state = rename(state, released)
     return state, CMAE(**released_arguments(state))
 
-# %% ../../nbs/47_cmae_case.ipynb #da1c4914
+# %% ../../nbs/47_cmae_case.ipynb #45a28f40
 inputs = re.compile(r'random|out\.ids_|\.noise$|\.state\.|aux\.aug\.in$|item\.src$|soft_label|finetune\.img$|two_rank\.(pred|proj_t)$|offset_hw$')
 forgotten = r'(feature_decoder\.(decoder_pred|ln1)|projector\.fc0|head\.predictor\.fc0)\.bias$'  # by the batch norm that follows
 rules = [('^gradnorm\\.' + forgotten, Bound(5e-6, 0.)), ('^traj.*' + forgotten, Bound(0., 1e-2)), (r'^traj.*running_', Bound(0., 1e-2)),
          (r'^gradnorm.*qkv\.bias$', Bound(1e-6, 1e-3)), (r'^traj.*qkv\.bias$', Bound(0., 1e-3)), (r'^out\.logits$', Bound(5e-5, 0.)), (r'^aux\.item\.sums$', Bound(.15, 0.))]
-parts = {'aux.block_mask': surroundings, 'aux.aug': colour_outputs, 'aux.item': item_outputs, 'aux.finetune': finetune_outputs}
+parts = {'aux.block_mask': block_masks, 'aux.momentum': momenta, 'aux.lr': learning_rates, 'aux.two_rank': two_processes, 'aux.pixel_shift': shifts, 'aux.aug': colour_outputs, 'aux.item': item_outputs, 'aux.finetune': finetune_outputs}
 
 
 def outputs(case: Case) -> dict[str, Tensor]:
