@@ -112,7 +112,7 @@ def trajectory(model: CMAE, views: dict, case: Case, theirs: dict) -> dict[str, 
     return {'traj.loss': torch.stack(losses), 'traj.loss_components_ct_rc': torch.stack(parts), 'traj.momentum': torch.tensor(paces, dtype=torch.double),
             **norms({theirs[n]: value for n, value in final.items()}, 'traj.final_norm')}
 
-# %% ../../nbs/47_cmae_case.ipynb #cb594099
+# %% ../../nbs/47_cmae_case.ipynb #d43744ea
 def numbers_after(text: str, *words: str) -> list[float]:
     "The first number after each of the words, in a note of the case"
     return [float(re.search(rf'{word}[ =]*([\d.]+(?:e-?\d+)?)', text)[1].rstrip('.')) for word in words]
@@ -132,7 +132,7 @@ def momenta(case: Case) -> dict[str, Tensor]:
     ends = [float(n) for n in re.search(r'end momentum ([\d. and]+)', note)[1].split(' and ')]
     return {'aux.momentum.values': torch.tensor([[end - (end - base) * (cos(pi * i / steps) + 1) / 2 for i in range(steps)] for end in ends], dtype=torch.double)}
 
-
+# %% ../../nbs/47_cmae_case.ipynb #598e498a
 def learning_rates(case: Case) -> dict[str, Tensor]:
     "aux.lr.*: warm-up from a ten-thousandth of the peak, cosine; per layer scale in fine-tuning"
     note, got = case.config['aux']['lr'], {}
@@ -146,7 +146,7 @@ def learning_rates(case: Case) -> dict[str, Tensor]:
         got[f'aux.lr.{name}'] = rates if len(scales) > 1 else rates[:, 0]
     return got
 
-
+# %% ../../nbs/47_cmae_case.ipynb #d6f3ea51
 def two_processes(case: Case) -> dict[str, Tensor]:
     "aux.two_rank.*: each process's queries against the keys of both"
     aux, (temperature,) = case.group('aux.two_rank'), numbers_after(case.config['aux']['two_rank'], 'temperature')
