@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['grades', 'scales', 'Cell', 'Entry', 'read_entry', 'Published', 'one_of', 'published_papers', 'published', 'Row',
-           'variants', 'Column', 'Claim', 'Item', 'find_items', 'Verdict', 'standard_error', 'one_seed_error', 'judge']
+           'variants', 'Measure', 'Column', 'Claim', 'Item', 'turned', 'find_items', 'Verdict', 'standard_error',
+           'one_seed_error', 'judge']
 
-# %% ../nbs/30_papers.ipynb #8eb4548f
+# %% ../nbs/30_papers.ipynb #7668ad49
 import math
 import pkgutil
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib import import_module, resources
 from statistics import mean, stdev
@@ -127,7 +128,16 @@ def variants(base: dict,     # scale -> `Recipe` of the default row
     changed = lambda recipe, new: replace(recipe, **{**new, 'model': {**recipe.model, **new.get('model', {})}})
     return tuple(Row(name, {scale: changed(recipe, new) for scale, recipe in base.items()}) for name, new in changes.items())
 
-# %% ../nbs/30_papers.ipynb #018de615
+# %% ../nbs/30_papers.ipynb #444517c6
+class Measure(NamedTuple):
+    "How one number of a row comes about"
+    protocol: str            # its name: 'finetune-mae'
+    key: str                 # which of the protocol's numbers: 'top1'
+    settings: dict = {}      # what differs from the protocol's preset
+    data: str = ''           # images to judge with, where they are not those of the row: 'scenes:64'
+    untrained: bool = False  # judge the row's encoder as it was before training
+
+# %% ../nbs/30_papers.ipynb #a8d5b674
 @dataclass(frozen=True)
 class Column:
     "One number measured of every row"
@@ -136,7 +146,13 @@ class Column:
     kind: str = 'accuracy' # accuracy, computed or other
     published: str = ''    # the published column it stands beside; default: the one named like the metric
     digits: int = 1        # decimals shown
-    scales: tuple[str, ...] = ()  # scales at which it is measured; default: all
+    measures: dict = field(default_factory=dict)  # scale -> `Measure`
+    scales: tuple[str, ...] = ()  # scales at which it is measured; default: those of `measures`, or all
+
+    def at(self, scale: str) -> bool:
+        "Whether it is measured at a scale"
+        known = self.scales or tuple(self.measures)
+        return not known or scale in known
 
 
 @dataclass(frozen=True)
@@ -147,25 +163,29 @@ class Claim:
     needs: tuple[str, ...]          # metrics it reads
     rows: tuple[str, ...] = ()      # rows it reads; default: all of the item
 
-# %% ../nbs/30_papers.ipynb #16f44269
+# %% ../nbs/30_papers.ipynb #6ae4fbc6
 @dataclass(frozen=True)
 class Item:
     "One table or figure that we run beside the published one"
     paper: str                     # key of the paper: 'mae'
     id: str                        # 'table-1a', 'figure-5': the published entry of the same name stands beside it
     title: str
-    kind: str                      # computed, ablation, curve or pictures
-    rows: tuple[Row, ...]
-    columns: tuple[Column, ...]
+    kind: str                      # computed, ablation, curve, pictures or settings
+    rows: tuple[Row, ...] = ()
+    columns: tuple[Column, ...] = ()
     claims: tuple[Claim, ...] = ()
     labels: tuple[str, ...] = ()   # published columns that name a row; default: the first
     compute: Callable | None = None  # recipe -> the metrics of the computed columns
     draw: Callable | None = None   # pictures: (trained method, images) -> (uint8 `R P 3 S S`, P titles), called by the runner
+    settings: Callable | None = None  # settings: () -> published row -> published column -> our value
+    across: bool = False           # the published table has our columns as its rows: points of a curve measured on one encoder
+    note: str = ''                 # what a reader must know: what was not read, what we do instead
 
     def __post_init__(self):
-        if self.kind not in (kinds := ('computed', 'ablation', 'curve', 'pictures')):
+        if self.kind not in (kinds := ('computed', 'ablation', 'curve', 'pictures', 'settings')):
             raise ValueError(f'{self.paper} {self.id}: kind {self.kind!r}, expected one of {", ".join(kinds)}')
-        if self.kind != 'pictures' and not self.columns: raise ValueError(f'{self.paper} {self.id}: a {self.kind} needs columns to show')
+        needs = {'pictures': 'kind', 'settings': 'settings'}.get(self.kind, 'columns')
+        if not getattr(self, needs): raise ValueError(f'{self.paper} {self.id}: an item of kind {self.kind} needs {needs}')
         names, metrics = [row.name for row in self.rows], [column.metric for column in self.columns]
         if len(set(names)) < len(names): raise ValueError(f'{self.paper} {self.id}: two rows have the same name in {names}')
         for claim in self.claims:
@@ -174,8 +194,15 @@ class Item:
 
     @property
     def entry(self) -> Entry | None:
-        "The published table or figure beside it; None when the item is our own"
-        return published(self.paper).entries.get(self.id) if self.paper in published_papers() else None
+        "The published table or figure beside it, turned where the item runs across; None when the item is our own"
+        found = published(self.paper).entries.get(self.id) if self.paper in published_papers() else None
+        return turned(found) if found and self.across else found
+
+
+def turned(entry: Entry) -> Entry:
+    "A published table with rows and columns exchanged: its first column names the new columns"
+    series = [(Cell(name, entry.source), *entry.column(name)) for name in entry.columns[1:]]
+    return replace(entry, rows=tuple(series), columns=('series', *(str(cell.value) for cell in entry.column(entry.columns[0]))), default_row=None)
 
 # %% ../nbs/30_papers.ipynb #5d4c4433
 def find_items() -> dict[str, dict[str, Item]]: # paper -> id -> item

@@ -6,10 +6,10 @@
 __all__ = ['marks', 'mark_text', 'colours', 'markers', 'legend', 'as_text', 'escape', 'cell_text', 'mean_text', 'label_columns',
            'where', 'table_lines', 'columns_of', 'measured', 'table_rows', 'table_markdown', 'span', 'command',
            'caption', 'sources', 'claim_verdicts', 'verdict_lines', 'report_style', 'save_figure', 'positions',
-           'is_numeric', 'draw_published', 'draw_measured', 'finish_panel', 'draw_curve', 'draw_images', 'write_page',
-           'heading', 'ledger_lines', 'ledger']
+           'is_numeric', 'draw_published', 'draw_measured', 'finish_panel', 'draw_curve', 'draw_images',
+           'settings_markdown', 'draw_across', 'write_page', 'first_scale', 'heading', 'ledger_lines', 'ledger']
 
-# %% ../nbs/31_report.ipynb #4c583724
+# %% ../nbs/31_report.ipynb #a4b184d9
 import re
 import textwrap
 from contextlib import contextmanager
@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 
 from .papers import Cell, Claim, Column, Item, find_items, published, published_papers, scales
 from .records import Record, groups, no_images, read_records, verdicts
+from .settings import agreement, settings_rows
 
 # %% ../nbs/31_report.ipynb #047e3fbb
 marks = {'printed': '', 'elsewhere': ' ᵉ', 'derived': ' ᵈ'}
@@ -258,7 +259,38 @@ def draw_images(item: Item, records: list[Record],
     plt.close(figure)
     return figure
 
-# %% ../nbs/31_report.ipynb #825ba33a
+# %% ../nbs/31_report.ipynb #7eaa00f0
+def settings_markdown(item: Item) -> str:
+    "A table of settings, published beside ours"
+    words = {True: 'yes', False: '**no**', None: ''}
+    lines = [[escape(name), escape(column), cell_text(cell), escape(as_text(ours if not isinstance(ours, tuple) else list(ours))), words[same]]
+             for name, column, cell, ours, same in settings_rows(item)]
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [['setting', 'column', 'published', 'ours', 'same'], ['---'] * 5, *lines])
+
+# %% ../nbs/31_report.ipynb #6a3a4d53
+def draw_across(item: Item, records: list[Record]) -> Figure:
+    "One curve per row over the item's columns: published, then one panel for each scale and data"
+    found = groups(item, records)
+    labels = [column.heading or column.metric for column in item.columns]
+    x = [float(label) for label in labels] if is_numeric(labels) else list(range(len(labels)))
+    with report_style():
+        figure, axes = plt.subplots(1, 1 + max(1, len(found)), squeeze=False, layout='constrained', figsize=(2.2 * (1 + max(1, len(found))), 1.9))
+        for ax, source in zip(axes[0], [None, *found] if found else [None, ()]):
+            for number, (name, cells) in enumerate(table_lines(item)):
+                theirs = [cells[c.published].value if c.published in cells and cells[c.published].grade != 'unverified' else None for c in item.columns]
+                ours = [measured(found.get(source, []), name, column.metric) for column in item.columns]
+                values = [mean(v) if v else None for v in ours] if source is not None else theirs
+                points = [(place, value) for place, value in zip(x, values) if value is not None]
+                if points: ax.plot(*zip(*points), color=colours[number % 7], marker=markers[number % 7], label=name)
+            ax.set_title('published' if source is None else f'ours: {where(*source)}' if source else 'ours')
+            if not is_numeric(labels): ax.set_xticks(x, labels, rotation=30, ha='right')
+            if ax.lines: ax.legend(fontsize=6)
+            else: ax.text(.5, .5, 'not published' if source is None else 'not run', transform=ax.transAxes, ha='center', color='.4')
+        figure.supxlabel(item.entry.x if item.entry and item.entry.x else 'columns', fontsize=7)
+    plt.close(figure)
+    return figure
+
+# %% ../nbs/31_report.ipynb #59b51a25
 legend = ('Published and measured numbers come from different data and models: compare shapes, not levels. In the figure, bars are standard deviations over '
           "seeds, hollow points are not printed in the paper, and the grey line is the paper's default.")
 
@@ -267,18 +299,25 @@ def write_page(item: Item, folder: str | Path = 'paper_figures') -> Path: # the 
     "Draw an item from its records: `table.md` and its figure in `folder/<paper>/<item>`"
     records, home = read_records(folder, item.paper, item.id), Path(folder) / item.paper / item.id
     home.mkdir(parents=True, exist_ok=True)
-    picture = {'curve': 'figure.svg', 'ablation': 'figure.svg', 'pictures': 'figure.png', 'computed': ''}[item.kind]
+    picture = {'curve': 'figure.svg', 'ablation': 'figure.svg', 'pictures': 'figure.png'}.get(item.kind, '')
     found = groups(item, records)
     if item.kind == 'pictures' and not any(record.pictures for group in found.values() for record in group): picture = ''
-    if picture: save_figure(draw_images(item, records, home) if item.kind == 'pictures' else draw_curve(item, records), home / picture)
+    draw = draw_across if item.across else draw_curve
+    if picture: save_figure(draw_images(item, records, home) if item.kind == 'pictures' else draw(item, records), home / picture)
+    table = settings_markdown(item) if item.kind == 'settings' else table_markdown(item, records) if item.kind != 'pictures' or item.columns else ''
+    made = [f'- {caption(item, *group, runs)}' for group, runs in found.items()]
+    if not made and item.rows: made = [f'Not run yet: `{command(item, first_scale(item), no_images, [])}`']
     parts = [f'# {heading(item)}', f'<img src="{picture}" width="700" alt="{item.title}">' if picture else '',
-             table_markdown(item, records) if item.kind != 'pictures' or item.columns else '', '\n'.join(verdict_lines(item, records)),
-             legend if picture == 'figure.svg' else '',
-             '\n'.join(f'- {caption(item, *group, runs)}' for group, runs in found.items()) or f'Not run yet: `{command(item, "demo", no_images, [])}`',
+             item.note, table, '\n'.join(verdict_lines(item, records)), legend if picture == 'figure.svg' else '', '\n'.join(made),
              '\n'.join(f'- {line}' for line in sources(item))]
     page = home / 'table.md'
     page.write_text('\n\n'.join(part for part in parts if part) + '\n', encoding='utf-8')
     return page
+
+
+def first_scale(item: Item) -> str:
+    "The smallest scale at which an item can run"
+    return next((scale for scale in scales if any(scale in row.recipes for row in item.rows)), 'paper')
 
 
 def heading(item: Item) -> str:
@@ -287,7 +326,7 @@ def heading(item: Item) -> str:
     paper = published(item.paper).paper['title'] if item.paper in published_papers() else item.paper
     return f'{item.title or "title not read"} ({paper}, {number})'
 
-# %% ../nbs/31_report.ipynb #bf6e6867
+# %% ../nbs/31_report.ipynb #18884a14
 def ledger_lines(items: dict[str, Item], records: list[Record],
                  words: dict[str, list],  # scale -> verdicts so far; filled here
                  ) -> list[str]:
@@ -296,6 +335,9 @@ def ledger_lines(items: dict[str, Item], records: list[Record],
     for item in items.values():
         name = f'[{escape(item.id)}]({item.paper}/{item.id}/table.md): {escape(item.title)}'
         said = [(claim.text, {group: verdict.word for group, verdict in found.items()}) for claim, found in claim_verdicts(item, records)]
+        if item.kind == 'settings':
+            same, compared = agreement(item)
+            said = [(f'Our recipes have the published settings ({same} of {compared})', {('paper', no_images): 'holds' if same == compared else 'fails'})]
         for text, found in said or [('no claim', dict.fromkeys(groups(item, records), 'recorded'))]:
             cells = {scale: [] for scale in scales}
             for (scale, data), word in found.items():

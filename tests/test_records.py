@@ -20,7 +20,7 @@ def append(folder, writer, records):
 def test_writers_do_not_tear_each_others_lines(tmp_path):
     writers = [mp.get_context('spawn').Process(target=append, args=(tmp_path, number, 50)) for number in range(3)]
     for writer in writers: writer.start()
-    for writer in writers: writer.join(120)
+    for writer in writers: writer.join(600)
     assert [writer.exitcode for writer in writers] == [0] * 3
     assert {(r.row, r.seed) for r in read_records(tmp_path)} == {(f'row {writer}', seed) for writer in range(3) for seed in range(50)}
 

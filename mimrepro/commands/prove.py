@@ -5,19 +5,21 @@
 # %% auto #0
 __all__ = ['commands', 'items', 'reproduce', 'parity', 'bench', 'demo']
 
-# %% ../../nbs/43_prove.ipynb #2787aefd
+# %% ../../nbs/43_prove.ipynb #91e2f4b4
 import sys
 from pathlib import Path
 
 from ..bench import bench as compare_steps
 from ..checks import check_parity
 from ..costs import compare_methods
-from ..papers import Verdict, find_items
+from ..data import open_source
+from ..papers import Verdict, find_items, published, published_papers
+from ..plans import plan
 from ..records import read_records, verdicts
-from ..reproduce import find_item
-from ..reproduce import reproduce as reproduce_item
+from ..reproduce import find_these, outline
+from ..reproduce import reproduce as reproduce_items
 
-# %% ../../nbs/43_prove.ipynb #df4818d7
+# %% ../../nbs/43_prove.ipynb #cc97d300
 def items(folder: str = 'paper_figures',  # where the records are
           ) -> list[dict]:
     "List tables and figures with the verdicts on their claims\nExample: mimrepro items --json"
@@ -28,22 +30,31 @@ def items(folder: str = 'paper_figures',  # where the records are
             for (scale, data), said in judgements.items():
                 rows += [dict(paper=paper, item=item.id, scale=scale, claim=claim.text, verdict=v.word, effect=v.effect) for claim, v in zip(item.claims, said)] or [
                     dict(paper=paper, item=item.id, scale=scale, claim='(no claim)', verdict='recorded' if data else 'not run', effect=0.)]
-    return rows
+    missing = [(paper, id) for paper in published_papers() for id in published(paper).entries if id not in find_items().get(paper, {})]
+    return rows + [dict(paper=paper, item=id, scale='', claim='(no item yet)', verdict='', effect=0.) for paper, id in missing]
 
-# %% ../../nbs/43_prove.ipynb #7a72d9f0
-def reproduce(paper: str,            # mae, ...
-              item: str,             # table-1c, figure-5, ...; `mimrepro items` lists them
+# %% ../../nbs/43_prove.ipynb #077ab213
+def reproduce(paper: str,            # mae, ..., or all
+              item: list = (),       # table-1c, figure-5, ... (default: all of the paper); `mimrepro items` lists them
               scale: str = 'demo',   # demo, small or paper
               data: str = '',        # images to train on (default: those of the recipe)
               test: str = '',        # images to judge on (default: the test split of the same)
               seeds: str = '0',      # one or several: 0,1,2
               out: str = 'paper_figures',  # where records and pages go
+              runs: str = 'runs',    # where run folders go; what is there is not trained again
               device: str = '',      # cpu or cuda (default: a GPU where there is one)
+              processes: int = 1,    # rows at the same time, one per GPU or per share of the cores
+              dry_run: bool = False, # only say which rows would run
               ) -> list[dict]:
-    "Run the rows of a table or figure that are not recorded yet, and draw its page\nExample: mimrepro reproduce mae figure-5 --scale demo"
-    chosen = find_item(paper, item)
-    page = reproduce_item(chosen, scale, data or None, test or None, tuple(int(s) for s in seeds.split(',')), out, device=device or None)
-    return [row for row in items(out) if (row['paper'], row['item']) == (paper, item)] + [dict(paper=paper, item=item, scale=scale, claim='', verdict=f'page: {page}', effect=0.)]
+    "Run the rows of tables and figures that are not recorded yet, and draw their pages\nExample: mimrepro reproduce mae figure-5 --scale demo"
+    chosen, numbers = find_these(paper, list(item)), tuple(int(s) for s in seeds.split(','))
+    if dry_run:
+        name = open_source(data).name if data else None
+        return outline([job for one in chosen for job in plan(one, scale, read_records(out), numbers, name)])
+    pages = reproduce_items(chosen, scale, data or None, test or None, numbers, out, runs, device or None, processes=processes)
+    shown = {(one.paper, one.id) for one in chosen}
+    return [row for row in items(out) if (row['paper'], row['item']) in shown] + [
+        dict(paper=one.paper, item=one.id, scale=scale, claim='', verdict=f'page: {page}', effect=0.) for one, page in zip(chosen, pages)]
 
 # %% ../../nbs/43_prove.ipynb #e72b9c7e
 def parity(folders: list,  # cases: folders with config.json and tensors.safetensors
@@ -69,12 +80,12 @@ def bench(sizes: str = 'base,tiny',          # ViT-B/16 at 224, ViT-Tiny/4 at 32
     compare = compare_methods if methods else compare_steps
     return compare(tuple(sizes.split(',')), tuple(precisions.split(',')), steps, device or None, out)
 
-# %% ../../nbs/43_prove.ipynb #12d992fe
+# %% ../../nbs/43_prove.ipynb #8655894b
 def demo(out: str = 'demo',   # folder for records, pages and pictures
          device: str = '',    # cpu or cuda (default: a GPU where there is one)
          ) -> list[dict]:
     "See MAE learn: pre-train on built-in images, judge, draw (minutes on a laptop)\nExample: mimrepro demo"
-    pages = [reproduce_item(find_item('mae', item), 'demo', folder=out, runs=Path(out) / 'runs', device=device or None) for item in ('baseline', 'figure-5')]
+    pages = reproduce_items(find_these('mae', ['baseline', 'figure-5']), 'demo', folder=out, runs=Path(out) / 'runs', device=device or None)
     record = read_records(out, 'mae', 'baseline')[0]
     metrics, home = record.metrics, pages[0].parent
     rows = [dict(features=name, knn=metrics[f'{prefix}knn'], linear=metrics[f'{prefix}lin'])
