@@ -204,7 +204,7 @@ def turned(entry: Entry) -> Entry:
     series = [(Cell(name, entry.source), *entry.column(name)) for name in entry.columns[1:]]
     return replace(entry, rows=tuple(series), columns=('series', *(str(cell.value) for cell in entry.column(entry.columns[0]))), default_row=None)
 
-# %% ../nbs/30_papers.ipynb #5d4c4433
+# %% ../nbs/30_papers.ipynb #c77203b3
 def find_items() -> dict[str, dict[str, Item]]: # paper -> id -> item
     "All items of this package"
     try:
@@ -212,7 +212,10 @@ def find_items() -> dict[str, dict[str, Item]]: # paper -> id -> item
     except ModuleNotFoundError as error:
         if error.name != 'mimrepro.items': raise
         return {}
-    return {module.name: import_module(f'mimrepro.items.{module.name}').items for module in pkgutil.iter_modules(package.__path__)}
+    found = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        for id, item in import_module(f'mimrepro.items.{module.name}').items.items(): found.setdefault(item.paper, {})[id] = item
+    return found
 
 # %% ../nbs/30_papers.ipynb #c795eab7
 class Verdict(NamedTuple):
