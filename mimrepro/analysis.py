@@ -156,7 +156,7 @@ def attention_nmi(look: Look) -> Tensor:  # float64 `heads`
     mutual = plogp(joint).sum((-2, -1)) + query_entropy + key_entropy
     return (mutual / (query_entropy * key_entropy).sqrt().clamp(min=1e-12)).clamp(min=0).mean((0, 1))
 
-# %% ../nbs/24_analysis.ipynb #83aa25ef
+# %% ../nbs/24_analysis.ipynb #e87c3b56
 colours = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')  # Okabe and Ito
 markers = 'os^Dvp*'
 column_style = {'font.size': 7, 'axes.titlesize': 7, 'axes.labelsize': 7, 'xtick.labelsize': 6, 'ytick.labelsize': 6, 'legend.fontsize': 6, 'lines.linewidth': 1,
@@ -169,7 +169,7 @@ def column_figure(rows: int = 1, columns: int = 1,
                   **options):                              # to `plt.subplots`
     "A figure and its axes in the style of the analysis chapters; closed afterwards, so that it is drawn once"
     with plt.rc_context(column_style):
-        figure, axes = plt.subplots(rows, columns, figsize=size, layout='constrained', dpi=110, **options)
+        figure, axes = plt.subplots(rows, columns, figsize=size, layout='constrained', dpi=80, **options)
         yield figure, axes
         plt.close(figure)
 
