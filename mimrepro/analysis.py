@@ -80,7 +80,7 @@ def attention(encoder: nn.Module,           # `vit.Encoder`, ExtreMA's, or a tim
             hook.remove()
     return maps
 
-# %% ../nbs/24_analysis.ipynb #019ff767
+# %% ../nbs/24_analysis.ipynb #3beac887
 class Look(NamedTuple):
     "The attention of one block among patches"
     weights: Tensor  # `B windows heads slots slots`: rows are queries, and sum to 1 over occupied slots
@@ -97,7 +97,7 @@ def among_patches(weights: Tensor,           # `B heads T T`, extra tokens first
     n = math.prod(grid)
     weights = weights[..., -n:, -n:]
     if renormalise:
-        weights = weights / weights.sum(-1, keepdim=True)
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-12)
     cell = torch.arange(n, device=weights.device)
     places = torch.stack([cell // grid[1], cell % grid[1]], -1) * float(patch)
     return Look(weights[:, None], places[None], torch.ones(1, n, dtype=torch.bool, device=weights.device))
@@ -209,7 +209,7 @@ def query_maps(weights: Tensor,              # `B heads queries keys` of one blo
     canvas = values.new_full((*values.shape[:2], n), math.nan)
     return canvas.scatter(2, visible[:, None].expand_as(values), values).unflatten(-1, grid)
 
-# %% ../nbs/24_analysis.ipynb #e78612b9
+# %% ../nbs/24_analysis.ipynb #b94652e3
 def draw_maps(images: Tensor,           # uint8 or [0, 1], `B C H W`
               rows: list[list],         # per image: maps `h w`, nan where there is none
               titles: list[str],        # of the columns of maps
@@ -229,7 +229,7 @@ def draw_maps(images: Tensor,           # uint8 or [0, 1], `B C H W`
             for ax, values in zip(line[1:], maps):
                 ax.set_facecolor('.6')
                 if overlay: ax.imshow(picture.mean(-1), cmap='gray', extent=extent)
-                ax.imshow(values.float().cpu(), cmap='viridis', extent=extent, alpha=.6 if overlay else None, interpolation='bilinear' if smooth else 'nearest')
+                ax.imshow(values.float().cpu().numpy(), cmap='viridis', extent=extent, alpha=.6 if overlay else None, interpolation='bilinear' if smooth else 'nearest')
             for ax in line:
                 ax.set(xticks=[], yticks=[])
                 ax.spines[:].set_visible(False)
@@ -304,7 +304,7 @@ def fitted_head(encoder: nn.Module, images: Tensor, labels: Tensor,  # uint8 `N 
     weight, bias = fit_logistic((z - mean) / std, labels.to(z.device), int(labels.max()) + 1)
     return lambda tokens: (pooled(tokens, pool, prefix) - mean) / std @ weight.T + bias
 
-# %% ../nbs/24_analysis.ipynb #45288e54
+# %% ../nbs/24_analysis.ipynb #9be29406
 @torch.no_grad()
 def measure_looks(encoder: nn.Module, test: Source, device: str,
                   measure: Callable,         # `attention_distance` or `attention_nmi`
@@ -338,6 +338,6 @@ def judge_nmi(encoder, train, test, device, folder, **settings):
 
 
 protocols = {
-    'attention-distance': Protocol('How far every head looks, in pixels (LC-MAE; Raghu et al. 2021, section 3)', judge_distance, dict(images=64, batch=16, renormalise=True), labels=''),
+    'attention-distance': Protocol('How far every head looks, in pixels (LC-MAE; Raghu et al. 2021)', judge_distance, dict(images=64, batch=16, renormalise=True), labels=''),
     'attention-nmi': Protocol('How much the keys depend on the query (LocalMIM; Park et al. 2023)', judge_nmi, dict(images=64, batch=16, renormalise=True), labels=''),
 }

@@ -8,7 +8,7 @@ __all__ = ['redrawn', 'protocols', 'picture', 'on_circle', 'factor_targets', 'li
            'frozen_tokens', 'fit_decoder', 'rebuilt', 'pixel_errors', 'draw_rebuilt', 'at_levels', 'judge_factors',
            'judge_invariance', 'judge_rebuilt']
 
-# %% ../nbs/24c_factors.ipynb #4e3d960a
+# %% ../nbs/24c_factors.ipynb #d36e6c48
 import math
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .analysis import colours, column_figure, frozen, markers, patch_grid, sample
 from .data import Source
-from .features import features, image_size, quick_probe, tokens
+from .features import image_size, quick_probe, tokens
 from .geometry import block_features, patches_of
 from .masking import Masking
 from .method import warmup_cosine
@@ -67,14 +67,12 @@ def linear_r2(train: Tensor, train_targets: Tensor,  # features `N D`, numbers `
     weight = torch.linalg.solve(a.T @ a / len(a) + penalty, a.T @ (t - t.mean(0)) / len(a))
     return (1 - (b @ weight + t.mean(0) - truth).square().sum() / (truth - truth.mean(0)).square().sum()).item()
 
-# %% ../nbs/24c_factors.ipynb #8ddc61a7
+# %% ../nbs/24c_factors.ipynb #a7508f12
 def levels(encoder: nn.Module, images: Tensor, device=None) -> dict[str, Tensor]:  # name -> float32 `N D` on the CPU
     "Features of images at every depth, and those of the class token"
-    z = block_features(encoder, images, device=device)
-    found = {**{f'b{i}': t for i, t in enumerate(z[:-1])}, 'out': z[-1]}
-    if getattr(encoder, 'num_prefix_tokens', 1):
-        found['cls'] = features(encoder, images, 'cls', device=device)
-    return {name: t.cpu() for name, t in found.items()}
+    cls = bool(getattr(encoder, 'num_prefix_tokens', 1))
+    names = [*(f'b{i}' for i in range(len(encoder.blocks))), 'out', *(['cls'] if cls else [])]
+    return {name: z.cpu() for name, z in zip(names, block_features(encoder, images, device=device, cls=cls))}
 
 
 def read_factors(encoder: nn.Module,
@@ -123,7 +121,7 @@ def factor_pair(factor: str,      # one of `redrawn`, or 'occlusion'
         changed['hue'] = torch.where(first, (f['ground_hue'] - other['ground_hue'])[:, None] + other['hue'], f['hue']) % 1
     return f, {**f, **changed}
 
-# %% ../nbs/24c_factors.ipynb #f86b57ec
+# %% ../nbs/24c_factors.ipynb #debd357f
 def sensitivity(z: Tensor, moved: Tensor,       # features `n D` of scenes, and of the same with one factor changed
                 ) -> float:
     "Total effect of a factor: mean squared change over that between different scenes"
@@ -132,7 +130,7 @@ def sensitivity(z: Tensor, moved: Tensor,       # features `n D` of scenes, and 
 
 
 def invariance(encoder: nn.Module,
-               images: int = 500,                # scenes
+               images: int = 300,                # scenes
                factors: tuple = (*redrawn, 'occlusion'),
                device=None) -> dict[str, dict[str, float]]:   # factor -> level -> invariance
     "How little features of every depth move when one factor of a scene changes"
@@ -254,7 +252,7 @@ def draw_rebuilt(images: Tensor,                # uint8 `N 3 H W`
     rows = [images / 255, *(denormalise(painted) for painted in pictures.values())]
     return show_images([image for row in rows for image in row], [name if i == 0 else '' for name in ('image', *pictures) for i in range(len(images))], cols=len(images), size=.9)
 
-# %% ../nbs/24c_factors.ipynb #85051ebc
+# %% ../nbs/24c_factors.ipynb #037015eb
 def at_levels(name: str, level: str) -> str:
     "The name of a number at a depth"
     return name if level == 'out' else f'{name}_{level}'
@@ -275,14 +273,14 @@ def judge_rebuilt(encoder, train, test, device, folder, images, test_images, **s
     "Errors of pixels rebuilt from frozen tokens of unseen images"
     side, visible, seed = image_size(encoder), settings['visible'], settings['seed']
     if folder: folder.mkdir(parents=True, exist_ok=True)
-    decoder = fit_decoder(encoder, sample(train, images, side)[0], device=device, state=folder and folder/'decoder.pt', progress=True, **settings)
+    decoder = fit_decoder(encoder, sample(train, images, side)[0], device=device, state=folder and folder/'decoder.pt', progress=settings['steps'] >= 100, **settings)
     shown = sample(test, test_images, side)[0]
     return pixel_errors(rebuilt(encoder, decoder, shown, visible, seed, device=device), shown)
 
 
 protocols = {
     'factors': Protocol("What a linear map reads of a scene's factors from features of every block (ExtreMA's claim, on the built-in scenes)", judge_factors, dict(images=2000), labels=''),
-    'invariance': Protocol('How little features of every block move when one factor of a scene changes (total effect, Jansen 1999; on the built-in scenes)', judge_invariance, dict(images=500), labels=''),
+    'invariance': Protocol('How little features of every block move when one factor of a scene changes (total effect, Jansen 1999; on the built-in scenes)', judge_invariance, dict(images=300), labels=''),
     'reconstruct': Protocol('Pixels from frozen tokens by a small decoder (ExtreMA; the paper does not say how)', judge_rebuilt,
                             dict(images=2000, test_images=200, visible=1., width=128, depth=2, steps=300, batch=32, lr=2e-3, seed=0), labels=''),
 }

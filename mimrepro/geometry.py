@@ -28,7 +28,7 @@ from .protocols import Protocol
 from .show import show_images
 from .views import Crop, crop_resize, hflip, normalise
 
-# %% ../nbs/24b_geometry.ipynb #2feb30c4
+# %% ../nbs/24b_geometry.ipynb #95c81203
 def patches_of(encoder: nn.Module, z: Tensor) -> Tensor:
     "The patch tokens of what a block gives: `B T D` without class token and registers"
     extra = z.shape[1] - math.prod(patch_grid(encoder))
@@ -40,6 +40,7 @@ def block_features(encoder: nn.Module,  # `vit.Encoder`, ExtreMA's, a timm ViT, 
                    images: Tensor,      # uint8 `N 3 H W` of the encoder's size
                    batch: int = 128,    # images at a time
                    device=None,         # where to compute; the encoder is moved there
+                   cls: bool = False,   # add the class token after the final norm
                    ) -> list[Tensor]:   # per block, and last after the final norm: float32 `N D`
     "The mean of patch tokens after every block"
     device, caught = device or next(encoder.parameters()).device, []
@@ -50,8 +51,8 @@ def block_features(encoder: nn.Module,  # `vit.Encoder`, ExtreMA's, a timm ViT, 
         with frozen(encoder):
             for part in images.split(batch):
                 caught.clear()
-                last = patches_of(encoder, tokens(encoder, normalise(part.to(device))))
-                found.append([*caught, last.float().mean(1)])
+                z = tokens(encoder, normalise(part.to(device)))
+                found.append([*caught, patches_of(encoder, z).float().mean(1), *([z[:, 0].float()] if cls else [])])
     finally:
         for hook in hooks:
             hook.remove()
@@ -72,7 +73,7 @@ def effective_rank(values: Tensor,  # of the covariance, from `spectrum`
     share = values.sqrt() / values.sqrt().sum()
     return torch.special.entr(share).sum().exp().item()
 
-# %% ../nbs/24b_geometry.ipynb #ae43109d
+# %% ../nbs/24b_geometry.ipynb #f6228f72
 def draw_spectrum(found: dict[str, Tensor],    # name -> features `N D`
                   relative: bool = False,      # divide by the largest
                   ) -> Figure:
@@ -80,7 +81,7 @@ def draw_spectrum(found: dict[str, Tensor],    # name -> features `N D`
     with column_figure() as (figure, ax):
         for number, (name, z) in enumerate(found.items()):
             values = spectrum(z)
-            ax.plot(range(1, 1 + len(values)), (values / values[0] if relative else values).clamp(min=1e-12).log10(), color=colours[number % 7], marker=markers[number % 7],
+            ax.plot(range(1, 1 + len(values)), (values / values[0] if relative else values).clamp(min=1e-12).log10().numpy(), color=colours[number % 7], marker=markers[number % 7],
                     markevery=max(1, len(values) // 8), label=f'{name} (effective rank {effective_rank(values):.0f})')
         ax.set(xlabel='k', ylabel='$\\log_{10}(s_k/s_1)$' if relative else '$\\log_{10}s_k$')
         ax.legend()
@@ -181,7 +182,7 @@ def nearest_images(z: Tensor,        # features `N D`
     similar = (z[queries] @ z.T).scatter(1, queries[:, None], -2.)
     return similar.topk(k).indices
 
-# %% ../nbs/24b_geometry.ipynb #d8feb11b
+# %% ../nbs/24b_geometry.ipynb #234950b5
 def draw_embedding(found: dict[str, Tensor],     # name -> points `N 2`, from `embed_2d`
                    labels: Tensor,               # classes `N`
                    classes: list[str],           # their names
@@ -190,10 +191,10 @@ def draw_embedding(found: dict[str, Tensor],     # name -> points `N 2`, from `e
     "Points coloured by class, one panel for each encoder; ten classes differ in colour and marker"
     with column_figure(1, len(found), (3.3 if len(found) == 1 else 2.2 * len(found), 2.6), squeeze=False) as (figure, axes):
         for ax, (name, points) in zip(axes[0], found.items()):
-            rest = labels >= most
-            ax.scatter(*points[rest].T, s=2, color='.85', linewidths=0)
+            points, groups = points.numpy(), labels.numpy()
+            ax.scatter(*points[groups >= most].T, s=2, color='.85', linewidths=0)
             for k in range(min(most, len(classes))):
-                ax.scatter(*points[labels == k].T, s=7, color=colours[k % 7], marker=markers[k // 7 % 7], linewidths=0, alpha=.8, label=classes[k])
+                ax.scatter(*points[groups == k].T, s=7, color=colours[k % 7], marker=markers[k // 7 % 7], linewidths=0, alpha=.8, label=classes[k])
             ax.set(title=name, xticks=[], yticks=[])
         axes[0][-1].legend(loc='center left', bbox_to_anchor=(1, .5), handletextpad=0)
     return figure
