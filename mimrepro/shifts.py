@@ -7,7 +7,7 @@ __all__ = ['shift_sets', 'protocols', 'ShiftSet', 'synsets', 'check_folders', 'f
            'judge_set', 'key_file', 'objectnet_groups', 'need_imagenet', 'judge_objectnet', 'judge_background',
            'judge_si_score']
 
-# %% ../nbs/23a_shifts.ipynb #4aaea69d
+# %% ../nbs/23a_shifts.ipynb #f3aeef66
 import csv
 import json
 from collections.abc import Callable
@@ -17,11 +17,10 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
 from .data import Source, read_file
 from .protocols import Protocol
-from .robust import Classifier, as_classifier, batches, class_outputs, grouping, settings, top1
+from .robust import Classifier, as_classifier, batches, class_outputs, grouping, progress, settings, top1
 
 # %% ../nbs/23a_shifts.ipynb #0fca67c8
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def only_classes(source: Source, classes: list[str]) -> Source:
         raise ValueError(f'{source.name}: none of its {len(source.classes)} classes is an output of the head ({", ".join(classes[:3])} ...)')
     return part
 
-# %% ../nbs/23a_shifts.ipynb #60a4e53c
+# %% ../nbs/23a_shifts.ipynb #36b33956
 def judge_set(encoder, train, test, device, folder, name: str, images: int | None, common: bool, pool: str, train_images: int | None) -> dict[str, float]:
     "Accuracy on one of `shift_sets`; see the settings below"
     check_folders(name, shift_sets[name], test)
@@ -96,7 +95,7 @@ def judge_set(encoder, train, test, device, folder, name: str, images: int | Non
     if common and classifier.classes and classifier.classes != test.classes:
         test = only_classes(test, classifier.classes)
     group = grouping(class_outputs(test.classes, classifier), classifier.outputs)
-    parts = tqdm(batches(test, classifier.size, images), name, leave=False, unit='batch')
+    parts = progress(batches(test, classifier.size, images), name)
     return dict(acc=top1(classifier, parts, group), classes=float(len(test.classes)))
 
 
@@ -130,7 +129,7 @@ def need_imagenet(name: str, classifier: Classifier):
     if classifier.outputs != 1000:
         raise ValueError(f'{name}: needs a classifier of the 1000 classes of ImageNet, this one has {classifier.outputs} outputs: fit the head on ImageNet, or pass a fine-tuned network')
 
-# %% ../nbs/23a_shifts.ipynb #ac64752a
+# %% ../nbs/23a_shifts.ipynb #2cee3411
 def judge_objectnet(encoder, train, test, device, folder, images: int | None, key: str, pool: str, train_images: int | None) -> dict[str, float]:
     "Accuracy on the things of ObjectNet that ImageNet knows"
     outputs = objectnet_groups(test, key)
@@ -140,7 +139,7 @@ def judge_objectnet(encoder, train, test, device, folder, images: int | None, ke
     group = torch.full((1000,), -1)
     for k, name in enumerate(part.classes):
         group[outputs[name]] = k
-    return dict(acc=top1(classifier, tqdm(batches(part, classifier.size, images, border=2), 'objectnet', leave=False, unit='batch'), group), classes=float(len(part.classes)))
+    return dict(acc=top1(classifier, progress(batches(part, classifier.size, images, border=2), 'objectnet'), group), classes=float(len(part.classes)))
 
 
 def judge_background(encoder, train, test, device, folder, images: int | None, key: str, pool: str, train_images: int | None) -> dict[str, float]:
@@ -154,10 +153,10 @@ def judge_background(encoder, train, test, device, folder, images: int | None, k
     if classifier.outputs != 9:
         need_imagenet('background', classifier)
         group = torch.tensor([kind for _, kind in sorted((int(k), v) for k, v in json.loads(key_file(test, 'in_to_in9.json', key, where).read_text()).items())])
-    found = {f'acc_{name}': top1(classifier, tqdm(batches(part, classifier.size, images), name, leave=False, unit='batch'), group, restrict=False) for name, part in parts.items()}
+    found = {f'acc_{name}': top1(classifier, progress(batches(part, classifier.size, images), name), group, restrict=False) for name, part in parts.items()}
     return found | dict(gap=found['acc_mixed_same'] - found['acc_mixed_rand'])
 
-# %% ../nbs/23a_shifts.ipynb #f0dd21ac
+# %% ../nbs/23a_shifts.ipynb #c76b45e0
 def judge_si_score(encoder, train, test, device, folder, images: int | None, key: str, pool: str, train_images: int | None) -> dict[str, float]:
     "Accuracy where size, place or turn of a pasted thing vary"
     where = 'https://github.com/google-research/si-score'
@@ -171,7 +170,7 @@ def judge_si_score(encoder, train, test, device, folder, images: int | None, key
         rows = csv.DictReader(key_file(test, f'{name}/foreground_classes.csv', key, where).read_text().splitlines())
         output = {row['label']: int(row['int']) for row in rows}
         group = grouping(torch.tensor([output[label] for label in part.classes]), 1000)
-        found[name.replace('object', 'acc')] = top1(classifier, tqdm(batches(part, classifier.size, images), name, leave=False, unit='batch'), group, restrict=False)
+        found[name.replace('object', 'acc')] = top1(classifier, progress(batches(part, classifier.size, images), name), group, restrict=False)
     return found
 
 
