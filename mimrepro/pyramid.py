@@ -163,22 +163,24 @@ def prepare_swin(body: nn.Module, image_size: tuple[int, int]):
     for block in blocks:
         block.dynamic_mask = True
 
-# %% ../nbs/22_pyramid.ipynb #4020a582
-def rescale(width: int, power: int,  # map's channels; 2: four times as large, 1: twice, 0: as it is, -1: half
+# %% ../nbs/22_pyramid.ipynb #f723a45c
+def rescale(width: int, power: int,  # map's channels; how much larger its sides become, as a power of two
             norm: type[nn.Module],   # between two transposed convolutions
             pool: type[nn.Module] = nn.MaxPool2d) -> nn.Module:
     "Change the size of a map by a power of two"
-    up = lambda: nn.ConvTranspose2d(width, width, 2, 2)
-    return {2: lambda: nn.Sequential(up(), norm(width), nn.GELU(), up()), 1: up, 0: nn.Identity, -1: lambda: pool(2, 2)}[power]()
+    if power <= 0: return pool(2**-power, 2**-power) if power else nn.Identity()
+    up = [nn.ConvTranspose2d(width, width, 2, 2) for _ in range(power)]
+    return nn.Sequential(up[0], *(layer for further in up[1:] for layer in (norm(width), nn.GELU(), further)))
 
 
 class Rescaled(nn.Module):
     "Four maps of one stride `p` become strides `p/4`, `p/2`, `p` and `2p` (MAE appendices A.3, A.4)"
     def __init__(self, widths: list[int],                  # channels of the maps
-                 pool: type[nn.Module] = nn.MaxPool2d,     # halves the last
-                 norm: type[nn.Module] = nn.BatchNorm2d):  # SyncBatchNorm where many devices train together
+                 pool: type[nn.Module] = nn.MaxPool2d,     # makes the last ones smaller
+                 finest: int = 2):                         # the first is 2**finest times as large as it was, each further one half of that
         super().__init__()
-        self.levels, self.widths = nn.ModuleList(rescale(width, power, norm, pool) for width, power in zip(widths, (2, 1, 0, -1))), list(widths)
+        self.widths = list(widths)
+        self.levels = nn.ModuleList(rescale(width, finest - k, nn.BatchNorm2d, pool) for k, width in enumerate(widths))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         return [level(y) for level, y in zip(self.levels, maps)]

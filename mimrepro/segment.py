@@ -172,7 +172,7 @@ class UperHead(nn.Module):
         maps = [smooth(y) for smooth, y in zip(self.smooth, maps)] + [top]
         return self.classify(self.fuse(torch.cat([resized(y, maps[0].shape[-2:]) for y in maps], 1)))
 
-# %% ../nbs/22b_segment.ipynb #584678e5
+# %% ../nbs/22b_segment.ipynb #8a3697bc
 class Segmenter(nn.Module):
     "An encoder with UperNet: losses for images and masks, logits for images alone"
     def __init__(self, backbone: Backbone, classes: int,
@@ -180,11 +180,12 @@ class Segmenter(nn.Module):
                  auxiliary: int = 256,     # of the FCN head on the last level but one
                  auxiliary_weight: float = .4,
                  average: bool = False,    # ViT: halve the last map by its mean instead of its maximum
+                 finest: int = 2,          # ViT: the first level is 2**finest times as large as the encoder's map
                  dropout: float = .1):
         super().__init__()
         pool = nn.AvgPool2d if average else nn.MaxPool2d
         self.backbone, self.weight = backbone, auxiliary_weight
-        self.neck = Rescaled(backbone.widths, pool) if backbone.plain else StageNorms(backbone.widths)
+        self.neck = Rescaled(backbone.widths, pool, finest) if backbone.plain else StageNorms(backbone.widths)
         self.head = UperHead(self.neck.widths, channels, classes, dropout)
         self.auxiliary = nn.Sequential(conv(self.neck.widths[-2], auxiliary), nn.Dropout2d(dropout), nn.Conv2d(auxiliary, classes, 1))
 
@@ -246,7 +247,7 @@ def segmentation_scores(counts: Tensor  # `classes classes`: how often a pixel o
     iou, accuracy = right / (truth + called - right), right / truth
     return dict(miou=100 * iou.nanmean().item(), aacc=100 * (right.sum() / truth.sum()).item(), macc=100 * accuracy.nanmean().item())
 
-# %% ../nbs/22b_segment.ipynb #8b48cb68
+# %% ../nbs/22b_segment.ipynb #3f0bd283
 @dataclass(frozen=True)
 class SegmentSettings(Training):
     "How UperNet is trained and tested on an encoder; the defaults are those of the table"
@@ -258,9 +259,10 @@ class SegmentSettings(Training):
     taps: tuple | None = (3, 5, 7, 11)  # see `Backbone`; None: the last block of each quarter
     relative: bool = True            # see `Backbone`
     layer_scale: float | None = 1.   # see `Backbone`
-    average: bool = False            # see `Segmenter`
-    channels: int = 768              # see `Segmenter`
-    auxiliary: int = 256             # see `Segmenter`
+    average: bool = False            # see `Segmenter`, and the next three
+    finest: int = 2
+    channels: int = 768
+    auxiliary: int = 256
 
 
 def train_segmenter(encoder: nn.Module, train: MaskSource, settings: SegmentSettings, device: str = 'cpu', folder: Path | None = None) -> Segmenter:
@@ -272,7 +274,7 @@ def train_segmenter(encoder: nn.Module, train: MaskSource, settings: SegmentSett
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(s.seed)
         backbone = Backbone(encoder, (side, side), s.taps and tuple(s.taps), s.drop_path, relative=s.relative, layer_scale=s.layer_scale)
-        model = Segmenter(backbone, len(train.classes), s.channels, s.auxiliary, average=s.average)
+        model = Segmenter(backbone, len(train.classes), s.channels, s.auxiliary, average=s.average, finest=s.finest)
     steps = Steps(train, Augment(side, tuple(s.ratio), photometric=s.photometric), stack_items, s.batch, s.iterations, s.seed)
     return DenseRun(model, steps, s, device, folder, 'segmentation').fit()
 
@@ -286,7 +288,7 @@ def stack_items(items: list) -> tuple[Tensor, Tensor]:
     "A batch of images and masks of one size"
     return tuple(torch.stack(part) for part in zip(*items))
 
-# %% ../nbs/22b_segment.ipynb #658fc6dc
+# %% ../nbs/22b_segment.ipynb #90d22a9e
 def segmentation(encoder: nn.Module, train: MaskSource, test: MaskSource, device: str, folder: Path | None, **settings) -> dict[str, float]:
     "Train UperNet on an encoder and judge it: mIoU, aAcc and mAcc in percent; `settings` are those of `SegmentSettings`"
     settings, classes = SegmentSettings(**settings), [getattr(source, 'classes', None) for source in (train, test)]
@@ -304,8 +306,8 @@ ade20k_settings = {  # whose settings, by paper
     'localmim': SegmentSettings(lr=4e-4, taps=(1, 3, 9, 11), average=True, stride=341),
     'localmim-swin': SegmentSettings(lr=6e-5, weight_decay=.01, layer_decay=1., drop_path=.3, taps=None, relative=False, layer_scale=None, channels=512, stride=0),
     'extrema': SegmentSettings(relative=False, layer_scale=None, channels=512, stride=341)}
-scene_settings = SegmentSettings(iterations=400, batch=32, lr=1e-3, layer_decay=.75, warmup=40, precision='fp32', workers=0, save_every=100, drop_path=0., crop=0, stride=0,
-                                 ratio=(1., 1.), photometric=False, taps=None, relative=False, layer_scale=None, channels=32, auxiliary=32)
+scene_settings = SegmentSettings(iterations=300, batch=32, lr=1e-3, layer_decay=.75, warmup=30, precision='fp32', workers=0, save_every=100, drop_path=0., crop=0, stride=0,
+                                 ratio=(1., 1.), photometric=False, taps=None, relative=False, layer_scale=None, finest=1, channels=32, auxiliary=32)
 _about = 'UperNet on ADE20K, 512-pixel crops, 160,000 iterations: mIoU, aAcc, mAcc'
 protocols = {
     'segment-scenes': Protocol('UperNet on the built-in scenes: mIoU, aAcc, mAcc in minutes on one core', segmentation, asdict(scene_settings), labels='masks'),
