@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['judged', 'labelled', 'run_row', 'keep_losses', 'draw_losses', 'find_item', 'reproduce']
 
-# %% ../nbs/40a_reproduce.ipynb #5ec3570a
+# %% ../nbs/40a_reproduce.ipynb #e38552b3
 import json
 import shutil
 import time
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .data import Source, open_source, resident
-from .features import evaluate, image_size, pixel_features, scores
+from .features import frozen_scores, image_size, pixel_features, scores
 from .method import Method, build, nearest
 from .papers import Item, find_items
 from .records import Job, run_item
@@ -24,11 +24,11 @@ from .report import ledger, report_style, save_figure, write_page
 from .trainer import Trainer
 from .views import evaluation_view
 
-# %% ../nbs/40a_reproduce.ipynb #06ea4eea
+# %% ../nbs/40a_reproduce.ipynb #a0165bef
 def judged(encoder, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], device=None, prefix: str = '') -> dict[str, float]:
     "kNN and quick probe of a frozen encoder, under the names above"
     names = dict(knn_mean='knn', linear_mean='lin', knn_cls='knn_cls', linear_cls='lin_cls')
-    return {prefix + names[name]: value for name, value in evaluate(encoder, train, test, device=device).items()}
+    return {prefix + names[name]: value for name, value in frozen_scores(encoder, train, test, device=device).items()}
 
 
 def labelled(source: Source, side: tuple[int, int]) -> tuple[Tensor, Tensor]:
