@@ -344,19 +344,19 @@ def run_pixels(encoder, train, test, device, folder, *, side) -> dict[str, float
     "`knn` and `linear` without an encoder"
     return scores(*(part for source in (train, test) for part in map(torch.cat, zip(*((pixel_features(x, side), y) for x, y in batches(encoder, source))))))
 
-# %% ../nbs/20_features.ipynb #f44e66ba
+# %% ../nbs/20_features.ipynb #15d0d640
 _how = dict(pool='mean', block=-1, batch=256, precision='fp32')
 _linear = dict(share=1., list_file='', l2=1e-3, **_how)
 protocols = {
-    'knn': Protocol('Vote among the 20 nearest training images (Instance Discrimination, DINO)', run_knn, dict(k=20, temperature=.07, **_how)),
+    'knn': Protocol('Vote among the 20 nearest training images (Instance Discrimination, DINO)', run_knn, dict(k=20, temperature=.07, **_how), same_classes=True),
     'knn-extrema': Protocol("ExtreMA's Figure 4: momentum encoder; 200 neighbours and class token are our choice", run_knn,
-                            dict(k=200, temperature=.07, **_how | dict(pool='cls')), branch='momentum'),
-    'linear': Protocol('Logistic regression on standardised features, solved to the end: quick, without epochs or rates', run_linear, _linear),
-    'fewshot-1': Protocol('The same with 1 % of the labels, fixed by file names', run_linear, _linear | dict(share=.01)),
-    'fewshot-10': Protocol('The same with 10 % of the labels', run_linear, _linear | dict(share=.1)),
+                            dict(k=200, temperature=.07, **_how | dict(pool='cls')), branch='momentum', same_classes=True),
+    'linear': Protocol('Logistic regression on standardised features, solved to the end: quick, without epochs or rates', run_linear, _linear, same_classes=True),
+    'fewshot-1': Protocol('The same with 1 % of the labels, fixed by file names', run_linear, _linear | dict(share=.01), same_classes=True),
+    'fewshot-10': Protocol('The same with 10 % of the labels', run_linear, _linear | dict(share=.1), same_classes=True),
     'logistic': Protocol("scikit-learn's logistic regression, strength by cross-validation; for small sets", run_logistic,
-                         dict(strengths=(1e-4, 1e-2, 1., 1e2), folds=3, **_how)),
+                         dict(strengths=(1e-4, 1e-2, 1., 1e2), folds=3, **_how), same_classes=True),
     'blocks': Protocol('The quick probe on the output of every block: where does the encoder keep what it knows?', run_blocks,
-                       dict(l2=1e-3, **{name: value for name, value in _how.items() if name != 'block'})),
-    'pixels': Protocol('kNN and quick probe on 16x16 pixels: what is there without an encoder', run_pixels, dict(side=16)),
+                       dict(l2=1e-3, **{name: value for name, value in _how.items() if name != 'block'}), same_classes=True),
+    'pixels': Protocol('kNN and quick probe on 16x16 pixels: what is there without an encoder', run_pixels, dict(side=16), same_classes=True),
 }

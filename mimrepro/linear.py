@@ -162,7 +162,7 @@ def linear_probe(encoder: nn.Module,               # ViT or Swin, ours or timm's
         top1, top5 = accuracy(head.eval()(z_test), y_test.to(z_test.device), (1, 5))
     return dict(top1=top1.item(), top5=top5.item(), loss=losses)
 
-# %% ../nbs/20b_linear.ipynb #e07df6a8
+# %% ../nbs/20b_linear.ipynb #7e3ee24f
 def run_linear_probe(encoder, train, test, device, folder, **settings) -> dict[str, float]:
     "`linear`, `linear_top5` and the last epoch's `loss`"
     found = linear_probe(encoder, train, test, ProbeSettings(**settings), device, folder)
@@ -171,4 +171,4 @@ def run_linear_probe(encoder, train, test, device, folder, **settings) -> dict[s
 
 _reaches = {'mae': "MAE's linear probe (Table 10)", 'cmae': "MAE's linear probe; CMAE's own settings are not published", 'lcmae': "MAE's linear probe; LC-MAE's own settings are not published",
             'extrema': "ExtreMA's linear probe (main_lincls.py): momentum encoder, class token before the final norm"}
-protocols = {f'linear-{name}': Protocol(_reaches[name], run_linear_probe, asdict(s), branch='momentum' if name == 'extrema' else 'student') for name, s in probe_settings.items()}
+protocols = {f'linear-{name}': Protocol(_reaches[name], run_linear_probe, asdict(s), branch='momentum' if name == 'extrema' else 'student', same_classes=True) for name, s in probe_settings.items()}

@@ -214,7 +214,7 @@ def run_classify(encoder, train, test, device, folder, *, batch, precision) -> d
         raise ValueError(f'the model answers with {tuple(logits.shape[1:])} numbers per image and {test.name} has {int(labels.max()) + 1} classes: expected a classifier of these classes')
     return dict(zip(('top1', 'top5'), right(logits, labels)))
 
-# %% ../nbs/21a_tune.ipynb #f1ce221b
+# %% ../nbs/21a_tune.ipynb #bbfe1882
 _names = {'mae': "MAE, ViT-B, the released recipe", 'mae-paper': "MAE, ViT-B, the paper's Table 9", 'mae-large': 'MAE, ViT-L, released', 'mae-large-paper': "MAE, ViT-L, the paper's",
           'mae-huge': 'MAE, ViT-H, released', 'mae-huge-paper': "MAE, ViT-H, the paper's", 'cmae-300': 'CMAE, ViT-B from 300 epochs', 'cmae-1600': 'CMAE, ViT-B from 1600 epochs',
           'extrema': 'ExtreMA, ViT-B, no class token', 'lcmae': 'LC-MAE, ViT-B', 'localmim': 'LocalMIM, ViT-B from 1600 epochs', 'localmim-100': 'LocalMIM, ViT-B from 100 epochs',
@@ -222,9 +222,9 @@ _names = {'mae': "MAE, ViT-B, the released recipe", 'mae-paper': "MAE, ViT-B, th
           'localmim-swin-large': 'LocalMIM, Swin-L', 'small': 'our own short recipe for 64-pixel images'}
 _scratch = {'scratch': 'From scratch with a moving average: MAE Table 11, ViT-B', 'scratch-large': 'From scratch: MAE Table 11, ViT-L and H', 'scratch-small': 'From scratch, as long as finetune-small'}
 _few = replace(finetune_settings['extrema'], epochs=50, batch=256, mixup=0., cutmix=0., smoothing=0.)
-protocols = {f'finetune-{name}': Protocol(f'Fine-tuning, {about}', run_finetune, asdict(finetune_settings[name])) for name, about in _names.items()} | {
-    name: Protocol(about, run_finetune, asdict(finetune_settings[name])) for name, about in _scratch.items()} | {
-    f'partial-{k:g}': Protocol(f'Only the last {k:g} blocks learn (MAE Figure 9)', run_finetune, asdict(replace(finetune_settings['mae-large-paper'], tuned=k))) for k in (0, .5, 1, 2, 4, 6, 12, 18)} | {
-    f'semi-{part}': Protocol(f'Fine-tuning with {part} % of the labels; the settings are our choice', run_finetune, asdict(replace(_few, share=part / 100))) for part in (1, 10)} | {
-    'partial-small': Protocol('Only the last blocks learn, as short as finetune-small; tuned=k', run_finetune, asdict(replace(finetune_settings['small'], tuned=1))),
-    'classify': Protocol('A trained classifier as it is: nothing is learned', run_classify, dict(batch=256, precision='fp32'))}
+protocols = {f'finetune-{name}': Protocol(f'Fine-tuning, {about}', run_finetune, asdict(finetune_settings[name]), same_classes=True) for name, about in _names.items()} | {
+    name: Protocol(about, run_finetune, asdict(finetune_settings[name]), same_classes=True) for name, about in _scratch.items()} | {
+    f'partial-{k:g}': Protocol(f'Only the last {k:g} blocks learn (MAE Figure 9)', run_finetune, asdict(replace(finetune_settings['mae-large-paper'], tuned=k)), same_classes=True) for k in (0, .5, 1, 2, 4, 6, 12, 18)} | {
+    f'semi-{part}': Protocol(f'Fine-tuning with {part} % of the labels; the settings are our choice', run_finetune, asdict(replace(_few, share=part / 100)), same_classes=True) for part in (1, 10)} | {
+    'partial-small': Protocol('Only the last blocks learn, as short as finetune-small; tuned=k', run_finetune, asdict(replace(finetune_settings['small'], tuned=1)), same_classes=True),
+    'classify': Protocol('A trained classifier as it is: nothing is learned', run_classify, dict(batch=256, precision='fp32'), learns=False)}
