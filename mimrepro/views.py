@@ -153,10 +153,11 @@ def cut(self: Crop,
         weights.append(resize_weights(whole, whole + length, length, size, self.interpolation)[0][reflected])
     return resample(images, *weights)
 
-# %% ../nbs/00f_views.ipynb #d4533373
+# %% ../nbs/00f_views.ipynb #51b676ec
 def evaluation_view(images: Tensor,                # uint8 `B C H W`
                     size: int | tuple[int, int],   # side, or height and width, in pixels
                     share: float = .875,           # of the resized shorter side that stays
+                    interpolation: str = 'bicubic',  # or 'bilinear'
                     ) -> Tensor:                   # uint8 `B C S S`
     "Resize the shorter side and cut the centre (the authors' evaluation transform); images of the right size pass unchanged"
     sides = (size, size) if isinstance(size, int) else tuple(size)
@@ -165,7 +166,7 @@ def evaluation_view(images: Tensor,                # uint8 `B C H W`
         return images
     scale = max(int(side / share) / length for side, length in zip(sides, (height, width)))
     resized = [max(side, int(length * scale + 1e-6)) for side, length in zip(sides, (height, width))]
-    x = crop_resize(images, torch.tensor([[0, 0, height, width]], device=images.device).expand(len(images), 4), tuple(resized))
+    x = crop_resize(images, torch.tensor([[0, 0, height, width]], device=images.device).expand(len(images), 4), tuple(resized), interpolation)
     top, left = (round((long - side) / 2) for long, side in zip(resized, sides))
     return x[:, :, top:top + sides[0], left:left + sides[1]]
 

@@ -8,7 +8,7 @@ __all__ = ['parts', 'inputs', 'rules', 'model_outputs', 'inner_outputs', 'pictur
            'schedule', 'mixing_outputs', 'drop_path_outputs', 'probe_crops', 'masking_counts', 'position_tables',
            'transforms', 'released_model', 'outputs']
 
-# %% ../../nbs/45_mae_case.ipynb #d2b7f3ba
+# %% ../../nbs/45_mae_case.ipynb #8a49327c
 import re
 from unittest.mock import patch
 
@@ -21,8 +21,8 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from ..features import LARS, probe_head, probe_step
 from ..finetune import classifier, layer_groups
+from ..linear import LARS, probe_head, probe_step
 from ..mae import MAE, released, released_arguments
 from ..masking import Masking, kept, mask_from_noise, masked_mean
 from ..method import parameter_groups, warmup_cosine
