@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['grades', 'scales', 'Cell', 'Entry', 'read_entry', 'Published', 'one_of', 'published_papers', 'published', 'Row',
-           'variants', 'Measure', 'Column', 'Claim', 'Item', 'turned', 'find_items', 'Verdict', 'standard_error',
-           'one_seed_error', 'judge']
+           'variants', 'Measure', 'Column', 'Claim', 'gains', 'at_demo', 'Item', 'turned', 'ablation', 'find_items',
+           'Verdict', 'standard_error', 'one_seed_error', 'judge']
 
 # %% ../nbs/30_papers.ipynb #7668ad49
 import math
@@ -163,7 +163,23 @@ class Claim:
     needs: tuple[str, ...]          # metrics it reads
     rows: tuple[str, ...] = ()      # rows it reads; default: all of the item
 
-# %% ../nbs/30_papers.ipynb #6ae4fbc6
+# %% ../nbs/30_papers.ipynb #94f9b660
+def gains(better: str, worse: str,     # names of rows
+          metric: str = 'lin',
+          by: float = 0.,              # at least so much
+          text: str = '',              # the claim in words; default: made from the names
+          ) -> Claim:
+    "That one row has more of something than another"
+    return Claim(text or f'{better} is better than {worse} by {metric}' + (f', by at least {by:g}' if by else ''),
+                 lambda rows: rows[better][metric] - rows[worse][metric] - by, (metric,), (better, worse))
+
+
+def at_demo(rows: tuple[Row, ...], names: tuple[str, ...]) -> tuple[Row, ...]:
+    "The rows, of which only those named are run at `demo` scale"
+    for name in names: one_of(name, [row.name for row in rows], 'row')
+    return tuple(row if row.name in names else replace(row, recipes={scale: r for scale, r in row.recipes.items() if scale != 'demo'}) for row in rows)
+
+# %% ../nbs/30_papers.ipynb #9b6479b1
 @dataclass(frozen=True)
 class Item:
     "One table or figure that we run beside the published one"
@@ -176,7 +192,7 @@ class Item:
     claims: tuple[Claim, ...] = ()
     labels: tuple[str, ...] = ()   # published columns that name a row; default: the first
     compute: Callable | None = None  # recipe -> the metrics of the computed columns
-    draw: Callable | None = None   # pictures: (trained method, images) -> (uint8 `R P 3 S S`, P titles), called by the runner
+    draw: Callable | None = None   # pictures: (trained method, images, classes) -> (uint8 `R P 3 H W`, P titles), called by the runner
     settings: Callable | None = None  # settings: () -> published row -> published column -> our value
     across: bool = False           # the published table has our columns as its rows: points of a curve measured on one encoder
     note: str = ''                 # what a reader must know: what was not read, what we do instead
@@ -203,6 +219,19 @@ def turned(entry: Entry) -> Entry:
     "A published table with rows and columns exchanged: its first column names the new columns"
     series = [(Cell(name, entry.source), *entry.column(name)) for name in entry.columns[1:]]
     return replace(entry, rows=tuple(series), columns=('series', *(str(cell.value) for cell in entry.column(entry.columns[0]))), default_row=None)
+
+# %% ../nbs/30_papers.ipynb #02f8ba49
+def ablation(paper: str, id: str, title: str,
+             base: dict,               # scale -> `Recipe`
+             changes: dict,            # row name -> model arguments that differ
+             columns: tuple[Column, ...],
+             claims: tuple[Claim, ...] = (),
+             demo: tuple[str, ...] | None = None,  # rows run at `demo` scale; default: all
+             **more                    # to `Item`
+             ) -> Item:
+    "A table whose rows differ from a base in the model's arguments"
+    rows = variants(base, {name: dict(model=change) for name, change in changes.items()})
+    return Item(paper, id, title, 'ablation', rows if demo is None else at_demo(rows, demo), columns, claims, **more)
 
 # %% ../nbs/30_papers.ipynb #c77203b3
 def find_items() -> dict[str, dict[str, Item]]: # paper -> id -> item

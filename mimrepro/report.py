@@ -6,10 +6,10 @@
 __all__ = ['marks', 'mark_text', 'colours', 'markers', 'legend', 'as_text', 'escape', 'cell_text', 'mean_text', 'label_columns',
            'where', 'table_lines', 'columns_of', 'measured', 'table_rows', 'table_markdown', 'span', 'command',
            'caption', 'sources', 'claim_verdicts', 'verdict_lines', 'report_style', 'save_figure', 'positions',
-           'is_numeric', 'draw_published', 'draw_measured', 'finish_panel', 'draw_curve', 'draw_images',
+           'is_numeric', 'draw_published', 'draw_measured', 'finish_panel', 'draw_curve', 'draw_images', 'as_panel',
            'settings_markdown', 'draw_across', 'write_page', 'first_scale', 'heading', 'ledger_lines', 'ledger']
 
-# %% ../nbs/31_report.ipynb #a4b184d9
+# %% ../nbs/31_report.ipynb #279aab59
 import re
 import textwrap
 from contextlib import contextmanager
@@ -19,6 +19,7 @@ from statistics import mean, stdev
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .papers import Cell, Claim, Column, Item, find_items, published, published_papers, scales
@@ -258,6 +259,13 @@ def draw_images(item: Item, records: list[Record],
             ax.tick_params(length=0, labeltop=True, labelbottom=False); ax.set_yticks([]); ax.grid(False); ax.spines[:].set_visible(False)
     plt.close(figure)
     return figure
+
+# %% ../nbs/31_report.ipynb #62ff6aaa
+def as_panel(figure: Figure, title: str = '', dpi: int = 130) -> tuple[np.ndarray, list[str]]: # uint8 `1 1 3 H W`, its title
+    "A figure as what an item's `draw` gives"
+    figure.set_dpi(dpi)
+    FigureCanvasAgg(figure).draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].transpose(2, 0, 1)[None, None].copy(), [title]
 
 # %% ../nbs/31_report.ipynb #7eaa00f0
 def settings_markdown(item: Item) -> str:

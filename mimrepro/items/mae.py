@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['baseline', 'base', 'lin', 'knn', 'ft', 'depths', 'table_1a', 'table_1b', 'table_1c', 'table_1d', 'table_1e',
            'samplers', 'table_1f', 'figure_6', 'figure_5', 'figure_7', 'pixels', 'figure_1', 'figure_2', 'figure_3',
-           'figure_4', 'figure_10', 'figure_11', 'items', 'strip', 'at_demo', 'gains', 'decoder_width', 'forward_flops',
-           'cost', 'picture', 'higher_ratios', 'by_lot']
+           'figure_4', 'figure_10', 'figure_11', 'items', 'strip', 'decoder_width', 'forward_flops', 'cost', 'picture',
+           'higher_ratios', 'by_lot']
 
-# %% ../../nbs/50_mae.ipynb #65789e0a
+# %% ../../nbs/50_mae.ipynb #af69875b
 from dataclasses import replace
 
 import torch
@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..mae import MAE, recipes, reconstruct
 from ..method import Recipe, build
-from ..papers import Claim, Column, Item, Measure, Row, scales, variants
+from ..papers import Claim, Column, Item, Measure, Row, at_demo, gains, scales, variants
 from ..views import normalise
 
-# %% ../../nbs/50_mae.ipynb #eba256d1
+# %% ../../nbs/50_mae.ipynb #a2aee853
 @torch.no_grad()
 def strip(method: MAE, images: Tensor,     # uint8 `N 3 S S`, not trained on
           rows: int = 6,                   # pictures
@@ -43,25 +43,14 @@ baseline = Item(
     (Claim('Pre-training adds at least 10 points of linear accuracy', lambda rows: rows['MAE']['lin'] - rows['MAE']['untrained_lin'] - 10, ('lin', 'untrained_lin')),
      Claim("Linear accuracy is at least 1.5 times the untrained encoder's", lambda rows: rows['MAE']['lin'] - 1.5 * rows['MAE']['untrained_lin'], ('lin', 'untrained_lin')),
      Claim('It beats raw pixels by kNN', lambda rows: rows['MAE']['knn'] - rows['MAE']['pixels_knn'], ('knn', 'pixels_knn'))),
-    draw=strip)
+    draw=lambda method, images, labels: strip(method, images))
 
-# %% ../../nbs/50_mae.ipynb #ac7d6518
+# %% ../../nbs/50_mae.ipynb #6e816372
 base = {'paper': recipes['ablation'], 'small': replace(recipes['small-6'], name='mae/small-6 target=pixels', model={**recipes['small-6'].model, 'target': 'pixels'}),
         'demo': replace(recipes['ablation-demo'], name='mae/ablation-demo target=pixels', model={**recipes['ablation-demo'].model, 'target': 'pixels'})}
 lin = Column('lin', 'linear', measures={'paper': Measure('linear-mae', 'linear')}, scales=tuple(scales))
 knn = Column('knn', 'kNN', scales=('demo', 'small'))
 ft = Column('ft', 'fine-tuned', measures={'paper': Measure('finetune-mae-large', 'top1'), 'small': Measure('finetune-small', 'top1')})
-
-
-def at_demo(rows: tuple[Row, ...], names: tuple[str, ...]) -> tuple[Row, ...]:
-    "The rows, of which only some are run on a laptop"
-    return tuple(row if row.name in names else replace(row, recipes={scale: r for scale, r in row.recipes.items() if scale != 'demo'}) for row in rows)
-
-
-def gains(better: str, worse: str, metric: str = 'lin', by: float = 0., text: str = '') -> Claim:
-    "That one row has more of something than another, by at least so much"
-    return Claim(text or f'{better} is better than {worse} by {metric}' + (f', by at least {by:g} points' if by else ''),
-                 lambda rows: rows[better][metric] - rows[worse][metric] - by, (metric,), (better, worse))
 
 # %% ../../nbs/50_mae.ipynb #0277c744
 depths = at_demo(variants(base, {str(n): dict(model=dict(decoder_depth=n)) for n in (1, 2, 4, 8, 12)}), ('1', '4'))
@@ -128,7 +117,7 @@ table_1e = Item(
      Claim('No augmentation at all costs less than ten points of linear probing', lambda rows: 10 - rows['crop, rand size']['lin'] + rows['none']['lin'], ('lin',),
            ('crop, rand size', 'none'))))
 
-# %% ../../nbs/50_mae.ipynb #ad8265ae
+# %% ../../nbs/50_mae.ipynb #1181d731
 samplers = {'random 75': {}, 'block 50': dict(model=dict(sampler='block', mask_ratio=.5)), 'block 75': dict(model=dict(sampler='block')), 'grid 75': dict(model=dict(sampler='grid'))}
 table_1f = Item(
     'mae', 'table-1f', 'Mask sampling', 'ablation', variants(base, samplers), (lin, ft, knn),
@@ -137,7 +126,7 @@ table_1f = Item(
 figure_6 = Item(
     'mae', 'figure-6', 'Mask sampling strategies', 'pictures', tuple(row for row in variants(base, samplers) if row.name != 'block 75'), (Column('loss', 'loss', 'other', digits=3),),
     (Claim('A grid is easier to fill than random masks: its loss is lower', lambda rows: rows['random 75']['loss'] - rows['grid 75']['loss'], ('loss',), ('random 75', 'grid 75')),),
-    labels=('sampler', 'ratio'), draw=lambda method, images: strip(method, images, rows=3))
+    labels=('sampler', 'ratio'), draw=lambda method, images, labels: strip(method, images, rows=3))
 
 # %% ../../nbs/50_mae.ipynb #17d7d730
 _ratios = {str(r): dict(model=dict(mask_ratio=r / 100)) for r in (10, 20, 30, 40, 50, 60, 70, 75, 80, 90)}
@@ -156,7 +145,7 @@ figure_7 = Item(
                                'demo': replace(base['demo'], epochs=max(1, n * 2 // 800), warmup_epochs=min(.5, n / 1600))}) for n in (100, 200, 400, 800, 1600)), ('400', '800', '1600')),
     (lin, knn, ft), (gains('1600', '800', text='Linear probing still gains from 800 to 1600 epochs'), gains('800', '400', text='and from 400 to 800')))
 
-# %% ../../nbs/50_mae.ipynb #9fc69532
+# %% ../../nbs/50_mae.ipynb #76c9b0d9
 pixels = {'paper': base['paper'], 'small': base['small'], 'demo': replace(recipes['demo'], name='mae/demo target=pixels', model={**recipes['demo'].model, 'target': 'pixels'})}
 
 
@@ -165,22 +154,22 @@ def picture(id: str, title: str, draw, note: str = '') -> Item:
     return Item('mae', id, title, 'pictures', (Row('MAE', pixels),), draw=draw, note=note)
 
 
-figure_1 = picture('figure-1', 'MAE architecture', lambda method, images: strip(method, images, rows=1),
+figure_1 = picture('figure-1', 'MAE architecture', lambda method, images, labels: strip(method, images, rows=1),
                    'The road of one image: its patches, the quarter that the encoder sees, what the decoder makes of it, and both together.')
-figure_2 = picture('figure-2', 'Reconstructions with 80 % masked', lambda method, images: strip(method, images, ratio=.8))
-figure_3 = picture('figure-3', 'Reconstructions of images from another collection', lambda method, images: strip(method, images, ratio=.8),
+figure_2 = picture('figure-2', 'Reconstructions with 80 % masked', lambda method, images, labels: strip(method, images, ratio=.8))
+figure_3 = picture('figure-3', 'Reconstructions of images from another collection', lambda method, images, labels: strip(method, images, ratio=.8),
                    'The paper shows COCO with weights trained on ImageNet. Name a folder of such images with --test; without it these are test images of the same collection.')
 
-# %% ../../nbs/50_mae.ipynb #9b150ee7
+# %% ../../nbs/50_mae.ipynb #1bee87a1
 @torch.no_grad()
-def higher_ratios(method: MAE, images: Tensor, rows: int = 4) -> tuple[Tensor, list[str]]:
+def higher_ratios(method: MAE, images: Tensor, labels: Tensor, rows: int = 4) -> tuple[Tensor, list[str]]:
     "The same images with 75, 85 and 95 % hidden: masked and filled in"
     shown = {ratio: strip(method, images, rows, ratio)[0] for ratio in (.75, .85, .95)}
     panels = [shown[.75][:, :1], *(part for found in shown.values() for part in (found[:, 1:2], found[:, 3:]))]
     return torch.cat(panels, 1), ['original', *(f'{name} {ratio:.0%}' for ratio in shown for name in ('masked', 'filled in'))]
 
 
-def by_lot(method: MAE, images: Tensor, rows: int = 8) -> tuple[Tensor, list[str]]:
+def by_lot(method: MAE, images: Tensor, labels: Tensor, rows: int = 8) -> tuple[Tensor, list[str]]:
     "Images drawn at random with seed 0"
     return strip(method, images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:rows]], rows)
 
