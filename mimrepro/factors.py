@@ -184,7 +184,7 @@ def frozen_tokens(encoder: nn.Module, x: Tensor, m: Masking) -> Tensor:  # `B 1+
     first = z[:, :1] if z.shape[1] > inner.shape[1] else inner.mean(1, keepdim=True)
     return torch.cat([first, take(inner, m.keep)], 1)
 
-# %% ../nbs/24c_factors.ipynb #ca87164a
+# %% ../nbs/24c_factors.ipynb #b16ca448
 def fit_decoder(encoder: nn.Module,
                 images: Tensor,             # uint8 `N 3 H W` of the encoder's size
                 visible: float = 1.,        # see `share_masking`
@@ -195,12 +195,13 @@ def fit_decoder(encoder: nn.Module,
                 every: int = 200,           # steps between two writings of the state
                 progress: bool = False) -> Decoder:
     "Train a decoder of pixels on frozen tokens"
-    torch.manual_seed(seed)
     grid, encoder, gen = patch_grid(encoder), encoder.to(device), torch.Generator()
     side = image_size(encoder)[0] // grid[0]
     with torch.no_grad(), frozen(encoder):
         wide = tokens(encoder, normalise(images[:1].to(device))).shape[-1]
-    decoder = Decoder(grid, wide, 3 * side**2, width, depth, max(1, width // 32)).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        decoder = Decoder(grid, wide, 3 * side**2, width, depth, max(1, width // 32)).to(device)
     optimiser, first = torch.optim.AdamW(decoder.parameters(), lr, (.9, .95), weight_decay=.05), 0
     about = [visible, width, depth, steps, batch, lr, seed, len(images), sum(p.detach().double().sum().item() for p in encoder.parameters())]
     if state and state.exists():
