@@ -184,7 +184,7 @@ def frozen_tokens(encoder: nn.Module, x: Tensor, m: Masking) -> Tensor:  # `B 1+
     first = z[:, :1] if z.shape[1] > inner.shape[1] else inner.mean(1, keepdim=True)
     return torch.cat([first, take(inner, m.keep)], 1)
 
-# %% ../nbs/24c_factors.ipynb #b16ca448
+# %% ../nbs/24c_factors.ipynb #db3e6762
 def fit_decoder(encoder: nn.Module,
                 images: Tensor,             # uint8 `N 3 H W` of the encoder's size
                 visible: float = 1.,        # see `share_masking`
@@ -203,7 +203,7 @@ def fit_decoder(encoder: nn.Module,
         torch.manual_seed(seed)
         decoder = Decoder(grid, wide, 3 * side**2, width, depth, max(1, width // 32)).to(device)
     optimiser, first = torch.optim.AdamW(decoder.parameters(), lr, (.9, .95), weight_decay=.05), 0
-    about = [visible, width, depth, steps, batch, lr, seed, len(images), sum(p.detach().double().sum().item() for p in encoder.parameters())]
+    about = [visible, width, depth, steps, batch, lr, seed, len(images), round(sum(p.detach().double().sum().item() for p in encoder.parameters()), 3)]
     if state and state.exists():
         kept = torch.load(state, map_location=device, weights_only=True)
         if kept['about'] != about:
@@ -223,7 +223,7 @@ def fit_decoder(encoder: nn.Module,
                 torch.save(dict(about=about, step=step + 1, decoder=decoder.state_dict(), optimiser=optimiser.state_dict()), state)
     return decoder.eval()
 
-
+# %% ../nbs/24c_factors.ipynb #b3826b8b
 @torch.no_grad()
 def rebuilt(encoder: nn.Module, decoder: Decoder, images: Tensor, visible: float = 1., seed: int = 0, batch: int = 64, device: str = 'cpu') -> Tensor:
     "What the decoder paints: normalised `N 3 H W` on the CPU"
