@@ -253,7 +253,7 @@ def draw_rebuilt(images: Tensor,                # uint8 `N 3 H W`
     rows = [images / 255, *(denormalise(painted) for painted in pictures.values())]
     return show_images([image for row in rows for image in row], [name if i == 0 else '' for name in ('image', *pictures) for i in range(len(images))], cols=len(images), size=.9)
 
-# %% ../nbs/24c_factors.ipynb #037015eb
+# %% ../nbs/24c_factors.ipynb #5787aee5
 def at_levels(name: str, level: str) -> str:
     "The name of a number at a depth"
     return name if level == 'out' else f'{name}_{level}'
@@ -272,6 +272,8 @@ def judge_invariance(encoder, train, test, device, folder, images):
 
 def judge_rebuilt(encoder, train, test, device, folder, images, test_images, **settings):
     "Errors of pixels rebuilt from frozen tokens of unseen images"
+    if train is None:
+        raise ValueError('reconstruct trains a decoder: name images to train it on, as well as those to judge it by')
     side, visible, seed = image_size(encoder), settings['visible'], settings['seed']
     if folder: folder.mkdir(parents=True, exist_ok=True)
     decoder = fit_decoder(encoder, sample(train, images, side)[0], device=device, state=folder and folder/'decoder.pt', progress=settings['steps'] >= 100, **settings)
