@@ -29,14 +29,16 @@ from .show import to_picture
 from .swin import SwinEncoder, WindowAttention
 from .views import evaluation_view, normalise
 
-# %% ../nbs/24_analysis.ipynb #33d53f12
+# %% ../nbs/24_analysis.ipynb #879c5468
 @contextmanager
-def frozen(encoder: nn.Module):
-    "Evaluation mode and explicit attention matrices; everything is put back afterwards"
+def frozen(encoder: nn.Module,
+           explicit: bool = False,  # form attention matrices, so that hooks can read them
+           ):
+    "Evaluation mode, and everything put back afterwards"
     before = [(module, name, getattr(module, name)) for module in encoder.modules() for name in ('training', 'fused_attn') if hasattr(module, name)]
     encoder.eval()
     for module, name, _ in before:
-        if name == 'fused_attn':
+        if explicit and name == 'fused_attn':
             module.fused_attn = False
     try:
         yield encoder
@@ -60,7 +62,7 @@ def sample(source: Source,
     images = torch.cat([evaluation_view(image[None], side) for image, _ in read])
     return images, torch.full((n,), -1) if source.labels is None else source.labels[[i for _, i in read]]
 
-# %% ../nbs/24_analysis.ipynb #074e3bf5
+# %% ../nbs/24_analysis.ipynb #14dca11b
 @torch.no_grad()
 def attention(encoder: nn.Module,           # `vit.Encoder`, ExtreMA's, or a timm ViT
               x: Tensor,                    # normalised images `B C H W`
@@ -73,7 +75,7 @@ def attention(encoder: nn.Module,           # `vit.Encoder`, ExtreMA's, or a tim
     maps = []
     hooks = [layer.attn_drop.register_forward_hook(lambda *args: maps.append(args[-1])) for layer in layers]
     try:
-        with frozen(encoder):
+        with frozen(encoder, explicit=True):
             tokens(encoder, x) if keep is None else encoder(x, keep)
     finally:
         for hook in hooks:

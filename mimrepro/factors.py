@@ -184,7 +184,7 @@ def frozen_tokens(encoder: nn.Module, x: Tensor, m: Masking) -> Tensor:  # `B 1+
     first = z[:, :1] if z.shape[1] > inner.shape[1] else inner.mean(1, keepdim=True)
     return torch.cat([first, take(inner, m.keep)], 1)
 
-# %% ../nbs/24c_factors.ipynb #ca87164a
+# %% ../nbs/24c_factors.ipynb #db3e6762
 def fit_decoder(encoder: nn.Module,
                 images: Tensor,             # uint8 `N 3 H W` of the encoder's size
                 visible: float = 1.,        # see `share_masking`
@@ -195,14 +195,15 @@ def fit_decoder(encoder: nn.Module,
                 every: int = 200,           # steps between two writings of the state
                 progress: bool = False) -> Decoder:
     "Train a decoder of pixels on frozen tokens"
-    torch.manual_seed(seed)
     grid, encoder, gen = patch_grid(encoder), encoder.to(device), torch.Generator()
     side = image_size(encoder)[0] // grid[0]
     with torch.no_grad(), frozen(encoder):
         wide = tokens(encoder, normalise(images[:1].to(device))).shape[-1]
-    decoder = Decoder(grid, wide, 3 * side**2, width, depth, max(1, width // 32)).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        decoder = Decoder(grid, wide, 3 * side**2, width, depth, max(1, width // 32)).to(device)
     optimiser, first = torch.optim.AdamW(decoder.parameters(), lr, (.9, .95), weight_decay=.05), 0
-    about = [visible, width, depth, steps, batch, lr, seed, len(images), sum(p.detach().double().sum().item() for p in encoder.parameters())]
+    about = [visible, width, depth, steps, batch, lr, seed, len(images), round(sum(p.detach().double().sum().item() for p in encoder.parameters()), 3)]
     if state and state.exists():
         kept = torch.load(state, map_location=device, weights_only=True)
         if kept['about'] != about:
@@ -222,7 +223,7 @@ def fit_decoder(encoder: nn.Module,
                 torch.save(dict(about=about, step=step + 1, decoder=decoder.state_dict(), optimiser=optimiser.state_dict()), state)
     return decoder.eval()
 
-
+# %% ../nbs/24c_factors.ipynb #b3826b8b
 @torch.no_grad()
 def rebuilt(encoder: nn.Module, decoder: Decoder, images: Tensor, visible: float = 1., seed: int = 0, batch: int = 64, device: str = 'cpu') -> Tensor:
     "What the decoder paints: normalised `N 3 H W` on the CPU"
@@ -252,7 +253,7 @@ def draw_rebuilt(images: Tensor,                # uint8 `N 3 H W`
     rows = [images / 255, *(denormalise(painted) for painted in pictures.values())]
     return show_images([image for row in rows for image in row], [name if i == 0 else '' for name in ('image', *pictures) for i in range(len(images))], cols=len(images), size=.9)
 
-# %% ../nbs/24c_factors.ipynb #037015eb
+# %% ../nbs/24c_factors.ipynb #5787aee5
 def at_levels(name: str, level: str) -> str:
     "The name of a number at a depth"
     return name if level == 'out' else f'{name}_{level}'
@@ -271,6 +272,8 @@ def judge_invariance(encoder, train, test, device, folder, images):
 
 def judge_rebuilt(encoder, train, test, device, folder, images, test_images, **settings):
     "Errors of pixels rebuilt from frozen tokens of unseen images"
+    if train is None:
+        raise ValueError('reconstruct trains a decoder: name images to train it on, as well as those to judge it by')
     side, visible, seed = image_size(encoder), settings['visible'], settings['seed']
     if folder: folder.mkdir(parents=True, exist_ok=True)
     decoder = fit_decoder(encoder, sample(train, images, side)[0], device=device, state=folder and folder/'decoder.pt', progress=settings['steps'] >= 100, **settings)
