@@ -7,7 +7,7 @@ __all__ = ['orders', 'shares', 'about', 'occlusion', 'protocols', 'patch_side', 
            'centre_order', 'hidden_patches', 'painted_over', 'logits_without', 'shuffled', 'judge_occlusion',
            'judge_shuffle']
 
-# %% ../nbs/23c_occlusion.ipynb #259bbfc7
+# %% ../nbs/23c_occlusion.ipynb #9762e1dd
 import math
 from collections.abc import Callable
 
@@ -21,8 +21,7 @@ from .method import nearest
 from .patches import grid_of, patchify, unpatchify
 from .protocols import Protocol
 from .robust import Classifier, as_classifier, class_outputs, grouping, load, predictions, progress, settings
-from .views import evaluation_view
-from .vit import Encoder, attention_maps, set_fused_attention
+from .vit import attention_maps, set_fused_attention
 
 # %% ../nbs/23c_occlusion.ipynb #67a9d53b
 def patch_side(classifier: Classifier) -> int:
