@@ -134,7 +134,7 @@ def place_corruption(path: list[str]) -> tuple[str, str] | None:  # 'fog/3' and 
     at = next((i for i, part in enumerate(path[:-2]) if part in alexnet_errors), None)
     return None if at is None else (f'{path[at]}/{path[at + 1]}', path[at + 2])
 
-# %% ../nbs/23b_corruptions.ipynb #8f47482c
+# %% ../nbs/23b_corruptions.ipynb #cb1551bd
 def judge_imagenet_c(encoder, train, test, device, folder, images: int | None, pool: str, train_images: int | None) -> dict[str, float]:
     "Mean corruption error on ImageNet-C, as published and unnormalised"
     parts = regroup(test, place_corruption)
@@ -147,7 +147,8 @@ def judge_imagenet_c(encoder, train, test, device, folder, images: int | None, p
     classes = parts['fog/1'].classes
     uneven = [name for name in wanted if parts[name].classes != classes or len(parts[name]) != len(parts['fog/1'])]
     if uneven:
-        raise ValueError(f'imagenet-c: {uneven[0]} has {len(parts[uneven[0]])} images of {len(parts[uneven[0]].classes)} classes, fog/1 has {len(parts["fog/1"])} of {len(classes)}: was it unpacked completely?')
+        part = parts[uneven[0]]
+        raise ValueError(f'imagenet-c: {uneven[0]} has {len(part)} images of {len(part.classes)} classes, fog/1 has {len(parts["fog/1"])} of {len(classes)}: was it unpacked completely?')
     group = grouping(class_outputs(classes, classifier), classifier.outputs)
     found, add = resumed(folder, 'imagenet-c', dict(classifier=fingerprint(classifier), test=test.name, images=images))
     for name in progress(wanted, 'ImageNet-C'):

@@ -7,7 +7,7 @@ __all__ = ['orders', 'shares', 'about', 'occlusion', 'protocols', 'patch_side', 
            'centre_order', 'hidden_patches', 'painted_over', 'logits_without', 'shuffled', 'judge_occlusion',
            'judge_shuffle']
 
-# %% ../nbs/23c_occlusion.ipynb #259bbfc7
+# %% ../nbs/23c_occlusion.ipynb #9762e1dd
 import math
 from collections.abc import Callable
 
@@ -21,10 +21,9 @@ from .method import nearest
 from .patches import grid_of, patchify, unpatchify
 from .protocols import Protocol
 from .robust import Classifier, as_classifier, class_outputs, grouping, load, predictions, progress, settings
-from .views import evaluation_view
-from .vit import Encoder, attention_maps, set_fused_attention
+from .vit import attention_maps, set_fused_attention
 
-# %% ../nbs/23c_occlusion.ipynb #67a9d53b
+# %% ../nbs/23c_occlusion.ipynb #60a7f600
 def patch_side(classifier: Classifier) -> int:
     "Side in pixels of the patches to hide: the network's, or a fourteenth of the image"
     embed = getattr(classifier.network, 'patch_embed', None)
@@ -45,7 +44,7 @@ def salient_order(classifier: Classifier, images: Tensor, side: int, gen: torch.
     slope, = torch.autograd.grad(classifier(x).amax(1).sum(), x)
     return patchify(slope, side).norm(dim=-1)
 
-
+# %% ../nbs/23c_occlusion.ipynb #880dc307
 def attended_order(classifier: Classifier, images: Tensor, side: int, gen: torch.Generator) -> Tensor:
     "Attention of the class token in the last block, mean over heads: `B N`"
     layers = [m for m in classifier.network.modules() if isinstance(m, Attention)]

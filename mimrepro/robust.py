@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['solid', 'scene_shifts', 'settings', 'protocols', 'seeing', 'Classifier', 'batches', 'progress', 'load', 'fit_head',
-           'head_classes', 'as_classifier', 'class_outputs', 'grouping', 'predictions', 'top1', 'with_thing',
+           'head_classes', 'as_classifier', 'class_outputs', 'grouping', 'predictions', 'top1', 'with_thing', 'alone',
            'shifted_scenes', 'judge_scenes']
 
 # %% ../nbs/23_robust.ipynb #cbf7110e
@@ -162,7 +162,7 @@ def as_classifier(model: nn.Module,                    # a frozen encoder, a fin
     classes = train.classes or list(map(str, range(int(y.max()) + 1)))
     return Classifier(model, fit_head(torch.cat(found), y, len(classes)), pool, list(classes)).to(device)
 
-# %% ../nbs/23_robust.ipynb #5e9d853b
+# %% ../nbs/23_robust.ipynb #66990858
 def class_outputs(classes: list[str],          # of the images: synsets, other names, or ImageNet's numbers 0 to 999
                   classifier: Classifier,
                   ) -> Tensor:                 # int64, one output per class
@@ -171,7 +171,8 @@ def class_outputs(classes: list[str],          # of the images: synsets, other n
         return torch.tensor([int(name) for name in classes])
     if classifier.classes is None:
         if len(classes) != classifier.outputs:
-            raise ValueError(f'the head has {classifier.outputs} outputs of unknown meaning, the images have {len(classes)} classes: judge on the classes it was trained for, or name its training images')
+            raise ValueError(f'the head has {classifier.outputs} outputs of unknown meaning, the images have {len(classes)} classes: '
+                             'judge on the classes it was trained for, or name its training images')
         return torch.arange(len(classes))
     place = {name: k for k, name in enumerate(classifier.classes)}
     missing = [name for name in classes if name not in place]
@@ -214,13 +215,18 @@ def top1(classifier: Classifier,
         count += len(labels)
     return 100 * right / count
 
-# %% ../nbs/23_robust.ipynb #c49c9ee5
+# %% ../nbs/23_robust.ipynb #8f593d16
 def with_thing(f: dict[str, Tensor], **changes) -> dict[str, Tensor]:
     "Factors of scenes with other numbers for the labelled thing"
     f = dict(f)
     for name, value in changes.items():
         f[name] = torch.cat([torch.as_tensor(value, dtype=f[name].dtype).expand(len(f[name]))[:, None], f[name][:, 1:]], 1)
     return f
+
+
+def alone(f: dict[str, Tensor]) -> dict[str, Tensor]:
+    "Factors of the same scenes without the small things"
+    return f | dict(present=torch.arange(f['present'].shape[1], device=f['present'].device).expand_as(f['present']) == 0)
 
 
 solid = torch.tensor([dict(ring=.75, crescent=-.7, gear=.55).get(name, 0.) for name in shapes])  # a place inside each outline, in sizes from its centre
@@ -233,7 +239,7 @@ scene_shifts: dict[str, Callable[[dict], dict]] = {
     'grey': lambda f: f | dict(saturation=torch.zeros_like(f['saturation']), ground_saturation=torch.zeros_like(f['ground_saturation'])),
     'dark': lambda f: f | dict(value=f['value'] * .35, ground_value=f['ground_value'] * .35),
     'outline only': lambda f: with_thing(f, wave=100.),
-    'pattern only': lambda f: with_thing(f, size=6., rotation=0., x=-6 * solid.to(f['label'].device)[f['label']], y=0.) | dict(present=torch.zeros_like(f['present']).index_fill(1, torch.tensor([0], device=f['label'].device), True)),
+    'pattern only': lambda f: with_thing(alone(f), size=6., rotation=0., x=-6 * solid.to(f['label'].device)[f['label']], y=0.),
 }
 
 

@@ -129,7 +129,7 @@ def need_imagenet(name: str, classifier: Classifier):
     if classifier.outputs != 1000:
         raise ValueError(f'{name}: needs a classifier of the 1000 classes of ImageNet, this one has {classifier.outputs} outputs: fit the head on ImageNet, or pass a fine-tuned network')
 
-# %% ../nbs/23a_shifts.ipynb #2cee3411
+# %% ../nbs/23a_shifts.ipynb #3d9ad25e
 def judge_objectnet(encoder, train, test, device, folder, images: int | None, key: str, pool: str, train_images: int | None) -> dict[str, float]:
     "Accuracy on the things of ObjectNet that ImageNet knows"
     outputs = objectnet_groups(test, key)
@@ -147,7 +147,8 @@ def judge_background(encoder, train, test, device, folder, images: int | None, k
     where = 'https://github.com/MadryLab/backgrounds_challenge'
     parts = regroup(test, lambda path: (path[-4], path[-2]) if len(path) > 3 and path[-3] == 'val' else None)
     if not {'mixed_same', 'mixed_rand'} <= set(parts) or any(len(part.classes) != 9 for part in parts.values()):
-        raise ValueError(f'background: expected folders original/val/00_dog, mixed_same/val/.., mixed_rand/val/.. with 9 classes each in {test.name}, found {sorted(parts) or "none"}; get them from {where}')
+        raise ValueError(f'background: expected folders original/val/00_dog, mixed_same/val/.., mixed_rand/val/.. with 9 classes each in {test.name}, '
+                         f'found {sorted(parts) or "none"}; get them from {where}')
     classifier = as_classifier(encoder, train, device, pool, train_images)
     group = torch.arange(9)
     if classifier.outputs != 9:
