@@ -6,14 +6,13 @@
 __all__ = ['finetune_settings', 'timm_model', 'new_size', 'fresh_weights', 'classifier', 'tune_last', 'learning_mode', 'layer_of',
            'layer_groups', 'FinetuneSettings', 'learning_rate', 'mixing', 'loss_function']
 
-# %% ../nbs/21_finetune.ipynb #08c7841a
+# %% ../nbs/21_finetune.ipynb #84fa8836
 import copy
 import math
 from dataclasses import dataclass, replace
 from functools import partial
 
 import timm
-import torch
 import torch.nn as nn
 from timm.data import Mixup
 from timm.layers import ClNormMlpClassifierHead, DropPath, resample_abs_pos_embed

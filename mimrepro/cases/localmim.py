@@ -8,10 +8,9 @@ __all__ = ['parts', 'inputs', 'rules', 'arguments', 'fixed', 'loaded', 'their_na
            'mask_parts', 'small_parts', 'finetuned', 'merging', 'fill', 'groups', 'packing', 'attention_calls',
            'outputs']
 
-# %% ../../nbs/48_localmim_case.ipynb #3595bb1b
+# %% ../../nbs/48_localmim_case.ipynb #eef32694
 import math
 import re
-from functools import partial
 
 import torch
 import torch.nn as nn
