@@ -140,7 +140,7 @@ def features(encoder: nn.Module,      # ViT or Swin, ours or timm's
         raise ValueError('the encoder gives features that are not finite: its weights are broken, or it needs precision=\'fp32\'')
     return result if isinstance(block, list) else result[0]
 
-# %% ../nbs/20_features.ipynb #a489acd0
+# %% ../nbs/20_features.ipynb #8ba47388
 class Whole(Dataset):
     "Evaluation views of a source, decoded by worker processes"
     def __init__(self, source: Source, size: tuple[int, int], share: float, interpolation: str):
@@ -178,7 +178,7 @@ def read(encoder: nn.Module, source: Source,
     z = [torch.cat(depth) for depth in zip(*parts)] if isinstance(block, list) else torch.cat(parts)
     return z, torch.cat(labels)
 
-
+# %% ../nbs/20_features.ipynb #ca4e8dc3
 def in_memory(images: Tensor, labels: Tensor,  # uint8 `N 3 H W`, classes `N`
               classes: list[str] | None = None, name: str = 'images') -> Source:
     "A source of images that are already decoded"

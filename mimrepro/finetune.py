@@ -6,14 +6,13 @@
 __all__ = ['finetune_settings', 'timm_model', 'new_size', 'fresh_weights', 'classifier', 'tune_last', 'learning_mode', 'layer_of',
            'layer_groups', 'FinetuneSettings', 'learning_rate', 'mixing', 'loss_function']
 
-# %% ../nbs/21_finetune.ipynb #08c7841a
+# %% ../nbs/21_finetune.ipynb #84fa8836
 import copy
 import math
 from dataclasses import dataclass, replace
 from functools import partial
 
 import timm
-import torch
 import torch.nn as nn
 from timm.data import Mixup
 from timm.layers import ClNormMlpClassifierHead, DropPath, resample_abs_pos_embed
@@ -61,7 +60,7 @@ def fresh_weights(model: nn.Module):
         places = sincos_positions(model.embed_dim, model.patch_embed.grid_size)[:, 1:]
         model.pos_embed.data.zero_()[:, -places.shape[1]:] = places
 
-# %% ../nbs/21_finetune.ipynb #2543f2ad
+# %% ../nbs/21_finetune.ipynb #cc717b09
 def classifier(encoder: nn.Module,     # ViT or Swin, ours or timm's; its weights are copied
                num_classes: int,       # outputs of the head
                pool: str = 'mean',     # 'mean' of patch tokens and a new norm, or 'cls': class token after the old norm
@@ -78,7 +77,8 @@ def classifier(encoder: nn.Module,     # ViT or Swin, ours or timm's; its weight
         new_size(model, (img_size, img_size) if isinstance(img_size, int) else tuple(img_size))
     if scratch:
         fresh_weights(model)
-    for block, chance in zip(blocks_of(model), torch.linspace(0, drop_path, len(blocks_of(model))).tolist()):
+    for i, block in enumerate(every := blocks_of(model)):
+        chance = drop_path * i / max(1, len(every) - 1)
         block.drop_path1, block.drop_path2 = DropPath(chance), DropPath(chance)
     width, norm, model.num_classes = model.num_features, partial(nn.LayerNorm, eps=LN_EPS), num_classes
     if pool == 'mean':
@@ -179,7 +179,7 @@ class FinetuneSettings:
         "Peak learning rate: `base_lr` scaled to the batch"
         return self.base_lr * self.batch / 256
 
-# %% ../nbs/21_finetune.ipynb #33d873b2
+# %% ../nbs/21_finetune.ipynb #278f4fa5
 _code = FinetuneSettings()
 _paper = replace(_code, base_lr=1e-3, layer_decay=.75, pool='cls', erasing=0.)
 _large = replace(_code, epochs=50, base_lr=1e-3, layer_decay=.75, drop_path=.2)
@@ -187,7 +187,7 @@ _cmae = replace(_code, lr_start=1e-4, early=True, min_scaled=False, decayed=('fc
 _local = replace(_code, warmup_epochs=20)
 _swin = replace(_local, base_lr=1e-3, layer_decay=.9, min_lr=2.5e-7)
 _scratch = replace(_code, epochs=300, warmup_epochs=20, batch=4096, base_lr=1e-4, min_lr=0., layer_decay=1., weight_decay=.3, betas=(.9, .95), pool='cls', erasing=0., scratch=True, ema=.9999)
-_small = replace(_code, epochs=3, warmup_epochs=.5, batch=128, base_lr=2e-3, layer_decay=.75, drop_path=0., mixup=0., cutmix=0., erasing=0., augment='rand-m5-mstd0.5-inc1', scale=(.35, 1.))
+_small = replace(_code, epochs=2, warmup_epochs=.25, batch=128, base_lr=2e-3, layer_decay=.75, drop_path=0., mixup=0., cutmix=0., erasing=0., augment='rand-m5-mstd0.5-inc1', scale=(.35, 1.))
 finetune_settings = {
     'mae': _code, 'mae-paper': _paper, 'mae-large': _large, 'mae-large-paper': replace(_paper, epochs=50),
     'mae-huge': replace(_large, drop_path=.3), 'mae-huge-paper': replace(_paper, epochs=50, drop_path=.2),

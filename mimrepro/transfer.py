@@ -47,7 +47,7 @@ def open_timm(root: Path, name: str, dataset: str = '', split: str = '') -> Sour
     "A basic torchvision set through timm's reader"
     return open_source(f'torch/{dataset}', split, root=str(root))
 
-# %% ../nbs/21b_transfer.ipynb #664e98c7
+# %% ../nbs/21b_transfer.ipynb #873969c6
 class TransferSet(NamedTuple):
     "A collection to transfer to"
     about: str       # which paper uses it
@@ -83,7 +83,7 @@ transfer_sets = {
     'flowers102': _fine('Flowers102', 102, *_splits), 'food101': _fine('Food101', 101, *_splits), 'cars': _fine('StanfordCars', 196, *_splits),
     'dtd': _fine('DTD', 47, *_splits), 'aircraft': _fine('FGVCAircraft', 100, dict(split='trainval'), dict(split='test')), 'pets': _fine('OxfordIIITPet', 37, dict(split='trainval'), dict(split='test'))}
 
-
+# %% ../nbs/21b_transfer.ipynb #0246d6f5
 def open_transfer(name: str, root: str | Path) -> tuple[Source, Source]:
     "The images of a transfer set to learn on and to be judged on"
     if name not in transfer_sets:

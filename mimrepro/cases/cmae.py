@@ -8,7 +8,7 @@ __all__ = ['finetuned', 'inputs', 'forgotten', 'rules', 'parts', 'model_of', 'po
            'colour_outputs', 'jitter_of', 'item_outputs', 'as_classifier', 'finetune_outputs', 'released_model',
            'outputs']
 
-# %% ../../nbs/47_cmae_case.ipynb #518d5447
+# %% ../../nbs/47_cmae_case.ipynb #4461d1c8
 import re
 from math import cos, pi
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..cmae import CMAE, released, released_arguments, rows_first, window
-from ..finetune import classifier
+from ..finetune import FinetuneSettings, classifier, learning_rate
 from ..masking import Masking, mask_from_cells
 from ..method import parameter_groups, warmup_cosine
 from ..parity import Bound, Case, norms, read_case
@@ -132,7 +132,7 @@ def momenta(case: Case) -> dict[str, Tensor]:
     ends = [float(n) for n in re.search(r'end momentum ([\d. and]+)', note)[1].split(' and ')]
     return {'aux.momentum.values': torch.tensor([[end - (end - base) * (cos(pi * i / steps) + 1) / 2 for i in range(steps)] for end in ends], dtype=torch.double)}
 
-# %% ../../nbs/47_cmae_case.ipynb #598e498a
+# %% ../../nbs/47_cmae_case.ipynb #7b373102
 def learning_rates(case: Case) -> dict[str, Tensor]:
     "aux.lr.*: warm-up from a ten-thousandth of the peak, cosine; per layer scale in fine-tuning"
     note, got = case.config['aux']['lr'], {}
@@ -141,7 +141,8 @@ def learning_rates(case: Case) -> dict[str, Tensor]:
         epochs, steps = (float(re.search(rf'([\d.]+) {word}', text.split('warmup')[1].split(',', 1)[1])[1]) for word in ('epochs', 'iterations'))
         floor = numbers_after(text, 'eta_min')[0] if 'eta_min' in text else 0.
         scales = [float(n) for n in re.search(r'scales \((.*?)\)', text)[1].split(',')] if 'scales' in text else [1.]
-        rate = lambda i, scale: warmup_cosine(i / steps, epochs, warmup, peak * scale, floor, 1e-4, 1 / steps)
+        settings = FinetuneSettings(epochs, warmup, 256, base_lr=peak, min_lr=floor, min_scaled=False, lr_start=1e-4, early=True)
+        rate = lambda i, scale: learning_rate(settings, i, steps, scale) if name == 'finetune' else warmup_cosine(i / steps, epochs, warmup, peak, floor, 1e-4, 1 / steps)
         rates = torch.tensor([[rate(i, scale) for scale in scales] for i in range(int(epochs * steps))], dtype=torch.double)
         got[f'aux.lr.{name}'] = rates if len(scales) > 1 else rates[:, 0]
     return got

@@ -7,24 +7,23 @@ __all__ = ['parts', 'inputs', 'rules', 'model_of', 'their_names', 'step_of', 'wa
            'evaluation_outputs', 'finetune_logits', 'trajectory', 'schedules', 'finetune_schedule', 'position_table',
            'resized_table', 'mask_tables', 'augmented', 'whole_resize', 'their_box', 'their_colours', 'outputs']
 
-# %% ../../nbs/46_extrema_case.ipynb #a89bc62e
+# %% ../../nbs/46_extrema_case.ipynb #bbf24607
 import math
 import re
-from functools import partial
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.models import VisionTransformer
 from torch import Tensor
 
 from ..extrema import ExtreMA, instance_attention, masks_from_noise, released, released_features
+from ..finetune import FinetuneSettings, classifier, learning_rate
 from ..method import Step, parameter_groups, warmup_cosine
 from ..parity import Bound, Case, norms
 from ..patches import resize_positions, sincos_positions
 from ..twins import cosine_momentum
 from ..views import Crop, colour_jitter, grey, hflip, normalise
-from ..vit import LN_EPS, attention_maps, set_fused_attention
+from ..vit import attention_maps, set_fused_attention
 from ..weights import load_exactly, rename
 
 # %% ../../nbs/46_extrema_case.ipynb #f82968a7
@@ -129,14 +128,13 @@ def evaluation_outputs(case: Case) -> dict[str, Tensor]:
             'out.linprobe.feature': z, 'out.linprobe.logits_train': logits(train), 'out.linprobe.logits_eval': logits(test),
             'out.linprobe.bn_running_mean': norm.running_mean, 'out.linprobe.bn_running_var': norm.running_var}
 
-# %% ../../nbs/46_extrema_case.ipynb #cba47064
+# %% ../../nbs/46_extrema_case.ipynb #f1aaf407
 @torch.no_grad()
 def finetune_logits(case: Case) -> dict[str, Tensor]:
     "aux.finetune.logits"
-    rule, (state, _, arguments) = case.config['aux']['finetune_model'], model_of(case).encoder.as_timm()
-    arguments |= dict(num_classes=rule['num_classes'], final_norm=True, fc_norm=True, norm_layer=partial(nn.LayerNorm, eps=LN_EPS))
-    model = VisionTransformer(**arguments).eval()
-    load_exactly(model, state | case.group('aux.finetune.state'), 'the case')
+    rule = case.config['aux']['finetune_model']
+    model = classifier(model_of(case).encoder, rule['num_classes']).eval()
+    load_exactly(model, model.state_dict() | case.group('aux.finetune.state'), 'the case')
     return {'aux.finetune.logits': model(case.tensors[rule['input']])}
 
 # %% ../../nbs/46_extrema_case.ipynb #ad05b379
@@ -159,7 +157,7 @@ def trajectory(case: Case) -> dict[str, Tensor]:
             'traj.ema_m': torch.tensor([cosine_momentum(t, start) for t in shares], dtype=torch.float64),
             **norms({theirs[name]: p.detach() for name, p in model.named_parameters()}, 'traj.final_norm')}
 
-# %% ../../nbs/46_extrema_case.ipynb #1de728b4
+# %% ../../nbs/46_extrema_case.ipynb #efac5c14
 def schedules(case: Case) -> dict[str, Tensor]:
     "aux.schedule.*"
     rule, epochs = case.config['aux']['schedule'], case.tensors['aux.schedule.epoch'].tolist()
@@ -173,9 +171,8 @@ def schedules(case: Case) -> dict[str, Tensor]:
 def finetune_schedule(case: Case) -> dict[str, Tensor]:
     "aux.finetune_schedule.lr"
     rule = case.config['aux']['finetune_schedule']
-    steps, warmup = (rule[name] * rule['niter_per_ep'] for name in ('epochs', 'warmup_epochs'))
-    peak, floor = rule['base_value'], rule['final_value']
-    rates = [peak * i / max(1, warmup - 1) if i < warmup else warmup_cosine(i, steps, warmup, peak, floor) for i in range(steps)]
+    settings = FinetuneSettings(rule['epochs'], rule['warmup_epochs'], 256, base_lr=rule['base_value'], min_lr=rule['final_value'], early=True)
+    rates = [learning_rate(settings, i, rule['niter_per_ep']) for i in range(rule['epochs'] * rule['niter_per_ep'])]
     return {'aux.finetune_schedule.lr': torch.tensor(rates, dtype=torch.float64)}
 
 

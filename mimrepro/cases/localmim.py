@@ -8,12 +8,10 @@ __all__ = ['parts', 'inputs', 'rules', 'arguments', 'fixed', 'loaded', 'their_na
            'mask_parts', 'small_parts', 'finetuned', 'merging', 'fill', 'groups', 'packing', 'attention_calls',
            'outputs']
 
-# %% ../../nbs/48_localmim_case.ipynb #af72be13
+# %% ../../nbs/48_localmim_case.ipynb #eef32694
 import math
 import re
-from functools import partial
 
-import timm
 import torch
 import torch.nn as nn
 from timm.layers import LayerNorm2d
@@ -201,7 +199,7 @@ def small_parts(case: Case) -> dict[str, Tensor]:
             result |= {f'aux.patchify.{name}': patches, f'aux.norm_pixel.{name}': norm_pixels(patches)}
     return result
 
-# %% ../../nbs/48_localmim_case.ipynb #53bba308
+# %% ../../nbs/48_localmim_case.ipynb #00df7187
 def finetuned(case: Case) -> dict[str, Tensor]:
     "aux.finetune.*: features of whole images, mean of tokens then norm, and logits; a Swin through timm's, with merging re-ordered or not"
     model, x, norm = loaded(case).eval(), images(case), case.group('aux.finetune')
@@ -209,15 +207,12 @@ def finetuned(case: Case) -> dict[str, Tensor]:
         network = classifier(model.encoder, len(norm['head.weight']), 'mean').eval()
         network.load_state_dict({name: t for name, t in norm.items() if name.startswith(('head', 'fc_norm'))}, strict=False)
         return {'aux.finetune.features': network.forward_head(network.forward_features(x), pre_logits=True), 'aux.finetune.logits': network(x)}
-    state, name, sizes = model.encoder.as_timm()
-    network, result = timm.create_model(name, **sizes, norm_layer=partial(nn.LayerNorm, eps=LN_EPS)).eval(), {}
-    network.norm = nn.Identity()
-    for block in (block for stage in network.layers for block in stage.blocks):
-        block.norm2.eps = 1e-5
+    network, result = classifier(model.encoder, 2).eval(), {}
+    network.head.norm.load_state_dict({name: norm[f'norm.{name}'] for name in ('weight', 'bias')})
+    state = network.state_dict()
     for form, weights in (('after_reorder', state), ('as_loaded', swap_merging(state))):
-        network.load_state_dict({name: t for name, t in weights.items() if not name.startswith('norm.')})
-        z = network.forward_features(x).mean((1, 2))
-        result[f'aux.finetune.features_{form}'] = nn.functional.layer_norm(z, z.shape[1:], norm['norm.weight'], norm['norm.bias'], LN_EPS)
+        network.load_state_dict(weights)
+        result[f'aux.finetune.features_{form}'] = network.forward_head(network.forward_features(x), pre_logits=True)
     return result
 
 # %% ../../nbs/48_localmim_case.ipynb #7085485a

@@ -8,20 +8,19 @@ __all__ = ['parts', 'inputs', 'rules', 'model_outputs', 'inner_outputs', 'pictur
            'schedule', 'mixing_outputs', 'drop_path_outputs', 'probe_crops', 'masking_counts', 'position_tables',
            'transforms', 'released_model', 'outputs']
 
-# %% ../../nbs/45_mae_case.ipynb #8a49327c
+# %% ../../nbs/45_mae_case.ipynb #739ad6bb
 import re
 from unittest.mock import patch
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.data import Mixup
 from timm.layers import DropPath, calculate_drop_path_rates
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from ..finetune import classifier, layer_groups
+from ..finetune import FinetuneSettings, classifier, layer_groups, learning_rate, loss_function, mixing
 from ..linear import LARS, probe_head, probe_step
 from ..mae import MAE, released, released_arguments
 from ..masking import Masking, kept, mask_from_noise, masked_mean
@@ -29,6 +28,7 @@ from ..method import parameter_groups, warmup_cosine
 from ..parity import Bound, Case, norms, read_case
 from ..patches import patchify, resize_positions, sincos_positions, take, unpatchify
 from ..targets import norm_pixels
+from ..tune import tune_step
 from ..views import crop_resize, evaluation_view, hflip, normalise, window_size
 from ..vit import Encoder, attention_maps
 from ..weights import encoder_arguments, load_exactly, rename
@@ -94,7 +94,7 @@ def pretrain_trajectory(model: MAE, x: Tensor, case: Case, theirs: dict) -> dict
         losses.append(loss.detach())
     return {'traj.loss': torch.stack(losses)} | norms({theirs[n]: p.detach() for n, p in model.named_parameters()}, 'traj.final_norm')
 
-# %% ../../nbs/45_mae_case.ipynb #785b1195
+# %% ../../nbs/45_mae_case.ipynb #9c94f6a8
 def encoder_of(case: Case, **options) -> Encoder:
     "The case's encoder with the case's weights"
     sizes = {name: case.config['model'][name] for name in ('img_size', 'patch_size', 'in_chans', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio')}
@@ -119,7 +119,7 @@ def classifier_of(case: Case, pool: str) -> VisionTransformer:
 def mix(case: Case, images: Tensor, labels: Tensor, classes: int, cutmix: bool) -> tuple[Tensor, Tensor]:
     "timm's mixing with the case's draws instead of numpy's"
     aux = case.config['aux']['mixup']
-    mixer = Mixup(.8, 1., label_smoothing=aux['smoothing'], num_classes=classes)
+    mixer = mixing(FinetuneSettings(smoothing=aux['smoothing']), classes)
     low_y, high_y, low_x, high_x = case.tensors['aux.cutmix.box_yl_yh_xl_xh'].tolist()
     half = int(images.shape[-1] * (1 - aux['lam'])**.5) // 2
     height, width = images.shape[-2:]
@@ -127,7 +127,7 @@ def mix(case: Case, images: Tensor, labels: Tensor, classes: int, cutmix: bool) 
     with patch.object(mixer, '_params_per_batch', lambda: (aux['lam'], cutmix)), patch('numpy.random.randint', side_effect=centre):
         return mixer(images.clone(), labels)
 
-# %% ../../nbs/45_mae_case.ipynb #8b1672d2
+# %% ../../nbs/45_mae_case.ipynb #c334d86e
 def finetune_outputs(case: Case) -> dict[str, Tensor]:
     "out.vit_{pool,cls}.*, gradnorm.vit_{pool,cls}.* and out.vit.attn_last_block_sample0"
     x, labels, vit = case.tensors['input.imgs'], case.tensors['input.labels'], case.config['vit']
@@ -148,22 +148,16 @@ def finetune_outputs(case: Case) -> dict[str, Tensor]:
 
 
 def finetune_trajectory(case: Case) -> dict[str, Tensor]:
-    "traj.vit_pool.*: scheduled AdamW with layer decay"
-    settings = case.config['trajectory']['vit_pool']
+    "traj.vit_pool.*: scheduled AdamW with layer decay, by the step and the rates that fine-tuning takes"
+    t, smoothing, batch = case.config['trajectory']['vit_pool'], case.config['vit']['label_smoothing'], len(case.tensors['input.imgs'])
+    settings = FinetuneSettings(5, 1, batch, base_lr=t['base_lr'] * 256 / batch, smoothing=smoothing, mixup=0., cutmix=0., precision='fp32')
     model = classifier_of(case, 'mean').train()
-    # the fc_norm and head decay rule and the scales come from `layer_groups`
-    optimiser = torch.optim.AdamW(layer_groups(model, settings['layer_decay'], .05), betas=settings['betas'], eps=settings['eps'])
-    smooth, losses, rates = LabelSmoothingCrossEntropy(case.config['vit']['label_smoothing']), [], []
-    for epoch in settings['epochs']:
-        rates.append(warmup_cosine(epoch, 5, 1, settings['base_lr'], 1e-6))
-        for group in optimiser.param_groups:
-            group['lr'] = rates[-1] * group['lr_scale']
-        loss = smooth(model(case.tensors['input.imgs']), case.tensors['input.labels'])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.detach())
-    return {'traj.vit_pool.loss': torch.stack(losses), 'traj.vit_pool.base_lr': torch.tensor(rates, dtype=torch.float64),
+    optimiser = torch.optim.AdamW(layer_groups(model, t['layer_decay'], .05), betas=t['betas'], eps=t['eps'])
+    losses, steps = [], [round(10 * epoch) for epoch in t['epochs']]
+    for step in steps:
+        scaled = [learning_rate(settings, step, 10, group['lr_scale']) for group in optimiser.param_groups]
+        losses.append(tune_step(model, optimiser, case.tensors['input.imgs'], case.tensors['input.labels'], settings, scaled, None, loss_function(settings)))
+    return {'traj.vit_pool.loss': torch.stack(losses), 'traj.vit_pool.base_lr': torch.tensor([learning_rate(settings, step, 10) for step in steps], dtype=torch.float64),
             **norms({n: p.detach() for n, p in model.named_parameters()}, 'traj.vit_pool.final_norm')}
 
 # %% ../../nbs/45_mae_case.ipynb #c63a3049

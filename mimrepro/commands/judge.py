@@ -42,7 +42,7 @@ def probe(checkpoint: str,     # run folder, file or hub id of a ViT encoder
         rows.append(dict(features="class token, the paper's probe", knn=float('nan'), linear=result['top1']))
     return rows
 
-# %% ../../nbs/42_judge.ipynb #40b4a6bd
+# %% ../../nbs/42_judge.ipynb #2640fda5
 def evaluate(checkpoint: str,       # run folder, file, hub id, or timm:NAME, timm:FOLDER, timm:NAME=FILE
              changes: list = (),    # settings that differ: k=10 epochs=5 ...; `mimrepro protocols --name NAME` lists them
              protocol: str = 'linear',  # `mimrepro protocols` lists them
@@ -58,8 +58,8 @@ def evaluate(checkpoint: str,       # run folder, file, hub id, or timm:NAME, ti
     wrong = [text for text in changes if '=' not in text]
     if wrong:
         raise ValueError(f'{wrong[0]!r}: write a change as setting=value, for example k=10')
-    given = {name: literal(value) for name, _, value in (text.partition('=') for text in changes)}
-    return [evaluation.evaluate(checkpoint, protocol, data, test or None, device, seed, out, root, method, **given)]
+    given = {"seed": seed} | {name: literal(value) for name, _, value in (text.partition('=') for text in changes)}
+    return [evaluation.evaluate(checkpoint, protocol, data, test or None, device, out=out, root=root, method=method, **given)]
 
 
 def protocols(name: str = '',  # of one: its settings instead of the list

@@ -1,0 +1,100 @@
+"The one entry, as a program and a shell use it; a timm classifier against timm's own way"
+import json
+import os
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from timm.data import create_transform, resolve_model_data_config
+
+from mimrepro.cli import main
+from mimrepro.data import open_source
+from mimrepro.evaluate import evaluate, open_encoder
+from mimrepro.features import subset
+from mimrepro.method import build, recipe_named
+from mimrepro.records import Record
+from mimrepro.scenes import Scenes
+from mimrepro.tune import classify
+from mimrepro.weights import save_pretrained
+
+DATA = os.environ.get('MIMREPRO_DATA')
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    "A run folder, and class folders of scenes: 80 for training, 40 for tests, and the same without one class"
+    home = tmp_path_factory.mktemp('home')
+    recipe = recipe_named('mae/demo')
+    save_pretrained(build(recipe), home / 'run', recipe)
+    for split, n in (('train', 80), ('test', 60)):
+        scenes = Scenes(split, n, 32)
+        for i, (image, label) in enumerate(zip(*scenes.arrays())):
+            for folder in ('all', 'some')[:1 + (split == 'train' or int(label) != 3)]:
+                path = home / folder / split / scenes.classes[label] / f'{i}.png'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    return home
+
+
+def test_a_line_has_what_a_record_has(home, tmp_path):
+    found = evaluate(home / 'run', 'linear', home / 'all', out=tmp_path, l2=.01)
+    line = json.loads((tmp_path / 'evaluations.jsonl').read_text())
+    assert {f.name for f in fields(Record)} <= set(line)
+    assert (line['protocol'], line['settings']['l2'], line['row'], line['recipe']['name'], line['metrics']) == ('linear', .01, 'run', 'mae/demo', found)
+    assert found['test_images'] == 60 and line['versions']['timm'] and line['commit']
+    Record(**{f.name: line[f.name] for f in fields(Record)})
+
+
+def test_a_shell_and_a_program_get_the_same(home, tmp_path, capsys):
+    assert main(['evaluate', str(home / 'run'), 'k=5', '--protocol', 'knn', '--data', str(home / 'all'), '--out', str(tmp_path), '--json']) == 0
+    assert json.loads(capsys.readouterr().out) == [evaluate(home / 'run', 'knn', home / 'all', k=5)]
+    assert main(['protocols', '--json']) == 0
+    names = {row['protocol'] for row in json.loads(capsys.readouterr().out)}
+    assert {'knn', 'linear-mae', 'linear-extrema', 'fewshot-1', 'blocks', 'finetune-mae', 'partial-0.5', 'scratch', 'classify'} <= names
+    assert main(['protocols', '--name', 'knn', '--json']) == 0
+    assert dict(setting='k', preset=20) in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize('words, says', [
+    (['--protocol', 'kn'], "did you mean 'knn'"), (['kk=3', '--protocol', 'knn'], "did you mean 'k'"), (['k=many', '--protocol', 'knn'], 'expected int'), (['k', '--protocol', 'knn'], 'setting=value'),
+    (['--data', 'SOME'], 'some-test'), (['--data', 'nowhere'], 'nowhere'), (['--data', 'cifar10', '--root', 'nowhere'], 'download=True'), (['--data', 'inat2018'], 'inat_comp'),
+    (['--protocol', 'knn-extrema'], 'no momentum encoder'), (['--data', 'ONE'], 'no part of its own'), (['--protocol', 'classify'], 'expected a classifier')])
+def test_wrong_inputs_say_what_is_wrong(home, tmp_path, capsys, words, says):
+    places = dict(SOME=str(home / 'some'), ONE=str(home / 'all' / 'train'))
+    words = [places.get(word, word) for word in words]
+    if '--data' not in words:
+        words += ['--data', str(home / 'all')]
+    assert main(['evaluate', str(home / 'run'), *words, '--out', str(tmp_path / 'out')]) == 2
+    errors = capsys.readouterr().err
+    assert (says in errors or says == 'some-test' and 'lacks' in errors) and 'Traceback' not in errors, errors
+    assert not (tmp_path / 'out' / 'evaluations.jsonl').exists()
+
+
+def test_a_checkpoint_without_an_encoder_is_named(home, tmp_path):
+    save_file({'blocks.0.weight': torch.zeros(3)}, tmp_path / 'odd.safetensors')
+    with pytest.raises(ValueError, match='no ViT encoder'):
+        evaluate(tmp_path / 'odd.safetensors', 'knn', home / 'all')
+
+
+@pytest.mark.skipif(not DATA, reason='set MIMREPRO_DATA to the folder of the real images')
+def test_a_timm_classifier_gives_timms_logits(tmp_path):
+    torch.manual_seed(0)
+    name = 'vit_tiny_patch16_224'
+    model = timm.create_model(name).eval()
+    torch.nn.init.normal_(model.head.weight, std=.05)
+    save_file(model.state_dict(), tmp_path / 'model.safetensors')
+    whole = open_source(Path(DATA) / 'imagenet-sample-100.tar.gz')
+    whole.labels = torch.arange(len(whole))
+    source = subset(whole, torch.arange(0, 100, 3))
+    checkpoint = f'timm:{name}={tmp_path}/model.safetensors'
+    logits, labels = classify(open_encoder(checkpoint)[0], source, batch=25)
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    with torch.no_grad():
+        theirs = torch.cat([model(transform(Image.fromarray(image.permute(1, 2, 0).numpy()))[None]) for image, _ in (source[i] for i in range(len(source)))])
+    assert torch.allclose(logits, theirs, atol=5e-3), (logits - theirs).abs().max()
+    assert (logits.argmax(1) == theirs.argmax(1)).all()
+    assert evaluate(checkpoint, 'classify', source, source)['top1'] == 100 * (theirs.argmax(1) == labels).double().mean().item()
