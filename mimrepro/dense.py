@@ -47,7 +47,7 @@ def dense_groups(model: nn.Module,     # with a `Backbone` inside as `backbone`
     heads = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
     return groups + [dict(params=[p for p in heads if (p.ndim > 1) == matrix], lr_scale=1., weight_decay=weight_decay * matrix) for matrix in (True, False)]
 
-# %% ../nbs/22a_dense.ipynb #7fcb0dec
+# %% ../nbs/22a_dense.ipynb #95e16c75
 @dataclass(frozen=True)
 class Training:
     "How a dense model is trained; the defaults are the common ground of the papers' ADE20K runs"
@@ -72,7 +72,7 @@ class Training:
         rising = self.warm_start + (1 - self.warm_start) * step / self.warmup if step < self.warmup else 1.
         return self.lr * falling * rising
 
-
+# %% ../nbs/22a_dense.ipynb #06162c6e
 class Steps(Dataset):
     "Batches by number: item `k` is what iteration `k` learns from, whoever asks and in whatever order"
     def __init__(self, source: Dataset,  # item: an image and its target
@@ -142,7 +142,7 @@ class DenseRun:
         state = dict(step=self.step, model=self.model.state_dict(), optimiser=self.optimiser.state_dict())
         if self.folder: write_whole(self.folder / 'dense.pt', lambda path: torch.save(state, path))
 
-# %% ../nbs/22a_dense.ipynb #50d78f11
+# %% ../nbs/22a_dense.ipynb #b7b99b80
 @patch
 def advance(self: DenseRun, batch) -> dict[str, Tensor]:
     "One optimiser step; all random numbers of the forward pass come from the step's own seed"
@@ -172,7 +172,7 @@ def report(self: DenseRun, losses: dict[str, Tensor], bar: tqdm):
         with open(self.folder / 'dense.jsonl', 'a') as f:
             f.write(json.dumps(dict(step=self.step, lr=self.training.rate(self.step - 1), **values)) + '\n')
 
-
+# %% ../nbs/22a_dense.ipynb #164fbf2c
 @patch
 def fit(self: DenseRun) -> nn.Module:  # the trained model, in evaluation mode
     "Train to the end, from wherever the folder is"

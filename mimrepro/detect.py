@@ -38,7 +38,7 @@ from .protocols import Protocol
 from .pyramid import Backbone, Rescaled, SimplePyramid, StageNorms
 from .scenes import render, shapes
 
-# %% ../nbs/22c_detect.ipynb #cc75a3df
+# %% ../nbs/22c_detect.ipynb #8f90b5c7
 class BoxSource(Source):
     "Images with objects: `source[i]` is (uint8 `3 H W`, dict of boxes `n 4`, labels `n` from 1, masks uint8 `n H W`)"
     def __init__(self, name: str, fetch, files: list[str],
@@ -61,7 +61,7 @@ class BoxSource(Source):
             raise ValueError(f'{self.name}: {self.file(i)} has labels {found["labels"].tolist()}, expected 1 to {len(self.classes)}')
         return image, found
 
-
+# %% ../nbs/22c_detect.ipynb #e33d7b7a
 def coco_object(dataset: dict):
     "pycocotools' index over images, annotations and categories, made without its chatter"
     coco = needed('pycocotools.coco').COCO()
@@ -164,7 +164,7 @@ class Jitter:
         boxes = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])
         return image, dict(boxes=boxes.float(), labels=target['labels'][seen], masks=masks)
 
-# %% ../nbs/22c_detect.ipynb #da85462d
+# %% ../nbs/22c_detect.ipynb #d908a7fd
 class Levels(nn.Module):
     "An encoder's pyramid in the form that torchvision's detectors want"
     def __init__(self, backbone: Backbone, channels: int,  # of every level
@@ -183,7 +183,7 @@ class Levels(nn.Module):
         maps, names = LastLevelMaxPool()(list(levels.values()), None, list(levels))
         return OrderedDict(zip(names, maps))
 
-
+# %% ../nbs/22c_detect.ipynb #ed94303d
 class Detector(nn.Module):
     "An encoder with Mask R-CNN: losses for images and objects, detections for images alone"
     def __init__(self, backbone: Backbone, classes: int,  # without 'no object'
@@ -245,7 +245,7 @@ def detect(model: Detector, source: BoxSource, progress: bool = False) -> tuple[
         found += [dict(result, score=float(score)) for result, score in zip(results, one['scores'])]
     return found, ids
 
-# %% ../nbs/22c_detect.ipynb #807c143f
+# %% ../nbs/22c_detect.ipynb #202155df
 @dataclass(frozen=True)
 class DetectSettings(Training):
     "How Mask R-CNN is trained on an encoder; the defaults are ViTDet's for MAE's ViT-B"
@@ -266,7 +266,7 @@ class DetectSettings(Training):
     regions: int = 512
     proposals: int = 1000
 
-
+# %% ../nbs/22c_detect.ipynb #3992a0e4
 def train_detector(encoder: nn.Module, train: BoxSource, settings: DetectSettings, device: str = 'cpu', folder: Path | None = None) -> Detector:
     "Train Mask R-CNN on a copy of an encoder, everything trainable; the weights of the last iteration"
     if not isinstance(train, BoxSource):

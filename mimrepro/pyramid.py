@@ -6,7 +6,7 @@
 __all__ = ['as_backbone', 'blocks_of', 'evenly', 'WindowedAttention', 'BiasedAttention', 'Backbone', 'stretched', 'prepare_vit',
            'prepare_swin', 'rescale', 'Rescaled', 'StageNorms', 'SimplePyramid']
 
-# %% ../nbs/22_pyramid.ipynb #b5f8da51
+# %% ../nbs/22_pyramid.ipynb #86d72aa3
 from copy import deepcopy
 from functools import partial
 
@@ -15,6 +15,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from einops import rearrange
+from fastcore.basics import patch
 from timm.layers import DropPath, LayerNorm2d, LayerScale, RelPosBias, resample_abs_pos_embed
 from timm.models import SwinTransformer, VisionTransformer
 from torch import Tensor
@@ -80,7 +81,7 @@ class BiasedAttention(nn.Module):
             raise ValueError(f'relative positions were made for {self.bias.window_size[0]}x{self.bias.window_size[1]} patches: give images of the size of the training crops')
         return self.attn(x, attn_mask=self.bias.get_bias())
 
-# %% ../nbs/22_pyramid.ipynb #665501e1
+# %% ../nbs/22_pyramid.ipynb #44858f0b
 class Backbone(nn.Module):
     "An encoder that gives maps `B D h w` of several depths: of four blocks of a ViT, of each stage of a Swin"
     def __init__(self, encoder: nn.Module,       # of this package, or a ViT or Swin of timm; it is copied
@@ -109,21 +110,25 @@ class Backbone(nn.Module):
             prepare_vit(body, image_size, window, relative, layer_scale)
         else:
             prepare_swin(body, image_size)
-        widths = [len(block.norm1.weight) for block in blocks] if self.plain else [len(stage.blocks[0].norm1.weight) for stage in body.layers]
+        widths = [len(block.norm1.weight) for block in (blocks if self.plain else [stage.blocks[0] for stage in body.layers])]
         self.widths, self.strides = [widths[t] for t in self.taps], [side if self.plain else side * 2**t for t in self.taps]
 
-    def forward(self, x: Tensor,        # normalised images `B 3 H W`, sides multiples of `unit`
-                placed: bool = False,   # the position table has been stretched to them
-                ) -> list[Tensor]:
-        grid = self.body.patch_embed.dynamic_feat_size(x.shape[-2:])
-        if self.plain and not placed and grid != self.body.patch_embed.grid_size:
-            return functional_call(self, {'body.pos_embed': stretched(self.body, grid)}, (x, True))
-        for module in self.body.modules():
-            if isinstance(module, WindowedAttention):
-                module.grid = grid
-        order = sorted(set(self.taps))
-        found = dict(zip(order, self.body.forward_intermediates(x, indices=order, intermediates_only=True)))
-        return [found[t] for t in self.taps]
+# %% ../nbs/22_pyramid.ipynb #6db7a6cb
+@patch
+def forward(self: Backbone,
+            x: Tensor,              # normalised images `B 3 H W`, sides multiples of `unit`
+            placed: bool = False,   # the position table has been stretched to them
+            ) -> list[Tensor]:
+    "The maps, from the image up"
+    grid = self.body.patch_embed.dynamic_feat_size(x.shape[-2:])
+    if self.plain and not placed and grid != self.body.patch_embed.grid_size:
+        return functional_call(self, {'body.pos_embed': stretched(self.body, grid)}, (x, True))
+    for module in self.body.modules():
+        if isinstance(module, WindowedAttention):
+            module.grid = grid
+    order = sorted(set(self.taps))
+    found = dict(zip(order, self.body.forward_intermediates(x, indices=order, intermediates_only=True)))
+    return [found[t] for t in self.taps]
 
 # %% ../nbs/22_pyramid.ipynb #bfc0aca3
 def stretched(body: nn.Module, grid: tuple[int, int]) -> Tensor:
@@ -163,7 +168,7 @@ def prepare_swin(body: nn.Module, image_size: tuple[int, int]):
     for block in blocks:
         block.dynamic_mask = True
 
-# %% ../nbs/22_pyramid.ipynb #f723a45c
+# %% ../nbs/22_pyramid.ipynb #31cfa70c
 def rescale(width: int, power: int,  # map's channels; how much larger its sides become, as a power of two
             norm: type[nn.Module],   # between two transposed convolutions
             pool: type[nn.Module] = nn.MaxPool2d) -> nn.Module:
@@ -185,7 +190,7 @@ class Rescaled(nn.Module):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         return [level(y) for level, y in zip(self.levels, maps)]
 
-
+# %% ../nbs/22_pyramid.ipynb #e6cb2df1
 class StageNorms(nn.Module):
     "A new LayerNorm on each stage of a Swin"
     def __init__(self, widths: list[int]):
