@@ -34,7 +34,7 @@ from .method import Method, Recipe, build, method_names
 from .trainer import environment
 from .vit import set_fused_attention
 
-# %% ../nbs/40d_costs.ipynb #16010b69
+# %% ../nbs/40d_costs.ipynb #5bc2e441
 class HalfPrecision(TorchFunctionMode):
     "What autocast does, for tensors without storage, and fused attention as one operation"
     lowered = {F.linear, F.conv2d, F.scaled_dot_product_attention, torch.einsum, torch.matmul, torch.mm, torch.bmm, torch.Tensor.matmul, torch.Tensor.__matmul__}
@@ -57,8 +57,8 @@ class HalfPrecision(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.half and function in self.lowered:
             args, kwargs = [self.lower(x) for x in args], {name: self.lower(x) for name, x in kwargs.items()}
-        if function is F.scaled_dot_product_attention:
-            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args[:3], attn_mask=kwargs.get('attn_mask'), scale=kwargs.get('scale'))[0]
+        if function is F.scaled_dot_product_attention and kwargs.get('attn_mask') is None:  # a learned bias has no such kernel
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args[:3], scale=kwargs.get('scale'))[0]
         return function(*args, **kwargs)
 
 # %% ../nbs/40d_costs.ipynb #e9589e76

@@ -124,7 +124,7 @@ def ceilings(device: str = '',  # 'cpu' or 'cuda'; '': a GPU where there is one
             f.write(json.dumps(found) + '\n')
     return found
 
-# %% ../nbs/40ca_devices.ipynb #cbed0ea7
+# %% ../nbs/40ca_devices.ipynb #b6c69db2
 def measured(record: dict,     # from `ceilings`
              threads: int = 1, # cores that share the work; ignored on a GPU
              ) -> Device:
@@ -137,7 +137,7 @@ def measured(record: dict,     # from `ceilings`
                   source=dict.fromkeys(('bf16', 'fp32', 'bandwidth', 'launch', 'memory'), when) | {k: fitted[k] for k in ('matmul_share', 'traffic_share', 'fused')})
 
 
-CPU_TRAFFIC = .3
+CPU_TRAFFIC = .27
 
 
 @cache
