@@ -106,7 +106,7 @@ def draw_methods(rows: list[dict]) -> Figure:
     plt.close(figure)
     return figure
 
-# %% ../nbs/40e_performance.ipynb #62b83e41
+# %% ../nbs/40e_performance.ipynb #7a22e4f4
 def published_runs() -> list[tuple[str, str, Recipe, str, int, int, float]]:  # paper, row, recipe, device, devices, images, hours of one device
     "Runs whose wall-clock time somebody printed: MAE's Table 2 and repository, ExtreMA's and LocalMIM's README"
     runs = []
@@ -117,7 +117,7 @@ def published_runs() -> list[tuple[str, str, Recipe, str, int, int, float]]:  # 
     for name, count, images in [('mae/large-800', 64, 1_281_167), ('extrema/base-300', 8, 1_281_167), ('extrema/base-300-90', 8, 1_281_167), ('extrema/base-22k', 8, 14_197_122), *(
             (f'localmim/{name}', 8, 1_281_167) for name in ('base-1600', 'large-800', 'swin-base-400', 'swin-base-pixels-400', 'swin-large-800'))]:
         recipe = replace(recipe_named(name), precision='fp16')
-        runs.append((f'{recipe.source.split(" (")[0]}', name, recipe, 'v100', count, images, recipe.gpu_hours))
+        runs.append((f'{name.split("/")[0]}, authors\' repository', name, recipe, 'v100', count, images, recipe.gpu_hours))
     return runs
 
 
