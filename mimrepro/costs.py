@@ -61,7 +61,7 @@ class HalfPrecision(TorchFunctionMode):
             return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args[:3], scale=kwargs.get('scale'))[0]
         return function(*args, **kwargs)
 
-# %% ../nbs/40d_costs.ipynb #eec71c07
+# %% ../nbs/40d_costs.ipynb #15bccb77
 IMAGES = 61
 
 
@@ -90,7 +90,7 @@ def tensors_in(values):
         elif isinstance(value, (list, tuple)):
             yield from tensors_in(value)
 
-
+# %% ../nbs/40d_costs.ipynb #2d91f77f
 class Tally(TorchDispatchMode):
     "Writes down every operation, and how much memory is alive after it"
     def __init__(self):
@@ -121,7 +121,7 @@ class Tally(TorchDispatchMode):
         self.moments.add(tuple(self.alive))
         return out
 
-# %% ../nbs/40d_costs.ipynb #2fb8b378
+# %% ../nbs/40d_costs.ipynb #4d1888fe
 @dataclass(frozen=True)
 class Count:
     "One step, without the optimiser, for any number of images"
@@ -141,7 +141,7 @@ class Count:
         "Bytes of activations, temporary results and gradients for `n` images, when `shared` devices hold a part of what is fixed"
         return max(n * image + fixed / shared for image, fixed in self.moments)
 
-
+# %% ../nbs/40d_costs.ipynb #2d92dd9d
 _counts = {}
 
 
@@ -299,7 +299,7 @@ def largest_batch(count: Count, device: Device, devices: int = 1, shard: bool = 
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
 
-# %% ../nbs/40d_costs.ipynb #5a0cb9d4
+# %% ../nbs/40d_costs.ipynb #397325cc
 known_sizes = {'imagenet': 1_281_167}  # images, where the recipe's data is not at hand
 
 
@@ -326,7 +326,7 @@ class Cost:
         "What takes the largest part of a step"
         return max(self.seconds, key=self.seconds.get)
 
-
+# %% ../nbs/40d_costs.ipynb #577eca7f
 def images_in(recipe: Recipe) -> int:
     "How many images an epoch of a recipe has"
     if recipe.data in known_sizes:
@@ -335,7 +335,7 @@ def images_in(recipe: Recipe) -> int:
         raise ValueError(f'{recipe.name} names no images: say how many there are (--data-size)')
     return len(open_source(recipe.data))
 
-
+# %% ../nbs/40d_costs.ipynb #487dd73a
 def cost(recipe: Recipe,
          device: str | Device = 'h200', # a device of the table, or 'cpu' or 'cuda': this machine
          count: int = 1,                # devices
@@ -361,7 +361,7 @@ def cost(recipe: Recipe,
     return Cost(machine.name, count, n, passes, parts, recipe.batch / seconds, steps * seconds * count / 3600, {name: size / 2**30 for name, size in held.items()}, largest,
                 recipe.batch / seconds * step.crop_bytes)
 
-
+# %% ../nbs/40d_costs.ipynb #a66e927d
 def row_cost(recipe: Recipe, device: str | Device = 'h200', images: int | None = None) -> dict:
     "Hours of one device for a row of a table, and what they rest on; for a plan, before anything is run"
     found = cost(recipe, device, images=images)

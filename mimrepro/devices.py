@@ -79,7 +79,7 @@ devices = {
                        fp32='assumed: six bf16 products for one in fp32', link='assumed', network='assumed: the same links reach the whole pod', node='assumed')),
 }
 
-# %% ../nbs/40ca_devices.ipynb #77e75d44
+# %% ../nbs/40ca_devices.ipynb #91343823
 def best_of(f, tries: int, clock) -> float:  # seconds
     "The shortest of several calls"
     f()
@@ -90,7 +90,7 @@ def best_of(f, tries: int, clock) -> float:  # seconds
         times.append(clock() - started)
     return min(times)
 
-
+# %% ../nbs/40ca_devices.ipynb #d0fa1854
 def ceilings(device: str = '',  # 'cpu' or 'cuda'; '': a GPU where there is one
              out: str = '',     # folder of `ceilings.jsonl`; '': no record is written
              tries: int = 20,

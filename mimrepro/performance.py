@@ -172,7 +172,7 @@ def draw_scaling(found: dict[str, list[Cost]]) -> Figure: # name -> a cost per n
     plt.close(figure)
     return figure
 
-# %% ../nbs/40e_performance.ipynb #047cef55
+# %% ../nbs/40e_performance.ipynb #86ffcdd7
 def provenance(records: list[dict]) -> str:
     "Machine, versions, commit and date of the last record"
     place = records[-1]['environment']
@@ -186,7 +186,7 @@ def check_rows(methods: list[dict], runs: list[dict], core: dict) -> list[dict]:
             for r in last_of([r for r in runs if r['name'] == 'mimrepro' and r['device'].startswith('CPU')], 'device', 'size', 'precision')]
     return [dict(step=row.name, cores=row.threads, used_for=use, measured_s=row.seconds, predicted_s=(said := predicted(row, measured(core, row.threads))), ratio=said / row.seconds) for row, use in fitted + both]
 
-
+# %% ../nbs/40e_performance.ipynb #9548ff52
 def sections(folder: Path) -> dict[str, list]:  # heading -> text, rows, figure or None
     "What the records in `folder` allow to be shown"
     runs, methods, data, ceilings = (read_lines(folder / name) for name in ('bench/runs.jsonl', 'bench/methods.jsonl', 'performance/data.jsonl', 'performance/ceilings.jsonl'))
@@ -208,7 +208,7 @@ def sections(folder: Path) -> dict[str, list]:  # heading -> text, rows, figure 
                         [row for name, c in costs.items() for row in scaling_rows(name, c)], draw_scaling(costs))
     return found
 
-
+# %% ../nbs/40e_performance.ipynb #c8a01d14
 def write_performance(folder: str | Path = 'paper_figures') -> Path:  # the page
     "Draw the page of all measured and predicted costs from the records in `folder`"
     home = Path(folder) / 'performance'
