@@ -141,7 +141,7 @@ class Count:
         "Bytes of activations, temporary results and gradients for `n` images, when `shared` devices hold a part of what is fixed"
         return max(n * image + fixed / shared for image, fixed in self.moments)
 
-# %% ../nbs/40d_costs.ipynb #2d92dd9d
+# %% ../nbs/40d_costs.ipynb #570c60bc
 _counts = {}
 
 
@@ -158,7 +158,7 @@ def count_step(recipe: Recipe,
             _counts[key] = counted(model, recipe.precision != 'fp32', recompute)
     return _counts[key]
 
-
+# %% ../nbs/40d_costs.ipynb #95c2c57a
 def counted(model: Method, half: bool, recompute: bool) -> Count:
     "Count one step of a model without storage"
     is_block, mode = lambda module: type(module).__name__ == 'Block', HalfPrecision(half)
