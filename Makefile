@@ -27,9 +27,10 @@ docs: $(VENV)/.installed          ## one searchable site of all notebooks in _do
 	$(BIN)/python -m pip install -q -e '.[dev,docs]'
 	$(RUN) mkdocs build -q -f mkdocs.yml -d _docs
 
-bench: $(VENV)/.installed         ## time a pre-training step beside Hugging Face's and lightly's
+bench: $(VENV)/.installed         ## time a pre-training step beside Hugging Face's and lightly's, draw the performance page
 	$(BIN)/python -m pip install -q -e '.[dev,bench]'
 	$(RUN) mimrepro bench
+	$(RUN) mimrepro performance
 
 readme: $(VENV)/.installed        ## README.md from nbs/index.ipynb
 	$(RUN) python tools/readme.py
