@@ -119,7 +119,7 @@ class WatchedStream(IterableDataset):
             self.board.rest()
             yield answer
 
-# %% ../nbs/10a_workers.ipynb #d055a257
+# %% ../nbs/10a_workers.ipynb #f22c44a7
 class Workers:
     "What a dataset gives, made by worker processes; a dead or stuck one is a `WorkerFault`"
     def __init__(self, dataset: Dataset,             # has an attribute `watch`, called with the name of what it reads
@@ -145,9 +145,9 @@ class Workers:
                 answer = next(answers)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if not self.number or not re.match('DataLoader (worker|timed out)', str(error)): raise
-                fault = explain(f'{error.__cause__ or ""} {error}', self.board.read(), self.timeout)
+            except (RuntimeError, OSError, EOFError) as error:
+                if not (said := self.what_of_workers(error)): raise
+                fault = explain(said, self.board.read(), self.timeout)
                 break
             finally:
                 news.waiting = False
@@ -161,6 +161,17 @@ class Workers:
         mine = {str(doing.process) for doing in self.board.read()}
         for said in news.deaths:
             if mine & set(re.findall(r'\d+', said)): raise RuntimeError(said)
+
+    def what_of_workers(self, error: Exception) -> str:
+        "What an error says of dead or silent workers, if it is about them; a dying one also breaks the connection that its answer comes by"
+        if not self.number or str(error).startswith('Caught '): return ''  # raised by the dataset
+        if isinstance(error, RuntimeError):
+            return f'{error.__cause__ or ""} {error}' if re.match('DataLoader (worker|timed out)', str(error)) else ''
+        for _ in range(20):
+            living = {child.pid for child in multiprocessing.active_children()}
+            if dead := {doing.process for doing in self.board.read()} - living: return ' '.join([*news.deaths, *(f'process {pid} has ended' for pid in dead)])
+            time.sleep(.05)
+        return ''
 
     def end(self):
         "End all processes, also those that do not answer"
