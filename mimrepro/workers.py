@@ -6,7 +6,7 @@
 __all__ = ['news', 'Doing', 'Board', 'WorkerFault', 'explain', 'keep_news', 'hear', 'WatchedJobs', 'WatchedStream', 'Workers',
            'arrive']
 
-# %% ../nbs/10a_workers.ipynb #06e18928
+# %% ../nbs/10a_workers.ipynb #d3612212
 import multiprocessing
 import os
 import re
@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
+from fastcore.basics import patch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 # %% ../nbs/10a_workers.ipynb #e843a3a9
@@ -119,7 +120,7 @@ class WatchedStream(IterableDataset):
             self.board.rest()
             yield answer
 
-# %% ../nbs/10a_workers.ipynb #f22c44a7
+# %% ../nbs/10a_workers.ipynb #2e6cc076
 class Workers:
     "What a dataset gives, made by worker processes; a dead or stuck one is a `WorkerFault`"
     def __init__(self, dataset: Dataset,             # has an attribute `watch`, called with the name of what it reads
@@ -128,7 +129,7 @@ class Workers:
                  timeout: float = 300.,              # seconds to wait for one answer
                  pin: bool = False,                  # answers in pinned memory, for a GPU
                  keep: bool = True):                 # the same processes for the next round; False: what the dataset has become travels to new ones
-        self.number, self.timeout, self.board, self.reader = number, timeout, Board(number), None
+        self.number, self.timeout, self.board, self.reader, self.started = number, timeout, Board(number), None, []
         dataset.watch = self.board
         watched = (WatchedStream if isinstance(dataset, IterableDataset) else WatchedJobs)(dataset, self.board)
         self.make = partial(DataLoader, watched, batch_size=None, sampler=sampler, num_workers=number, pin_memory=pin, timeout=timeout if number else 0,
@@ -136,7 +137,8 @@ class Workers:
 
     def __iter__(self) -> Iterator:
         self.reader = self.reader or self.make()
-        answers, fault = iter(self.reader), None
+        answers = iter(self.reader)
+        self.started = multiprocessing.active_children()
         if self.number: keep_news()
         while True:
             try:
@@ -156,31 +158,42 @@ class Workers:
         self.end()
         raise fault
 
-    def look(self):
-        "Is one of the dead ours?"
-        mine = {str(doing.process) for doing in self.board.read()}
-        for said in news.deaths:
-            if mine & set(re.findall(r'\d+', said)): raise RuntimeError(said)
+# %% ../nbs/10a_workers.ipynb #8beefbf9
+@patch
+def look(self: Workers):
+    "Is one of the dead ours?"
+    mine = {str(doing.process) for doing in self.board.read()}
+    for said in news.deaths:
+        if mine & set(re.findall(r'\d+', said)): raise RuntimeError(said)
 
-    def what_of_workers(self, error: Exception) -> str:
-        "What an error says of dead or silent workers, if it is about them; a dying one also breaks the connection that its answer comes by"
-        if not self.number or str(error).startswith('Caught '): return ''  # raised by the dataset
-        if isinstance(error, RuntimeError):
-            return f'{error.__cause__ or ""} {error}' if re.match('DataLoader (worker|timed out)', str(error)) else ''
-        for _ in range(20):
-            living = {child.pid for child in multiprocessing.active_children()}
-            if dead := {doing.process for doing in self.board.read()} - living: return ' '.join([*news.deaths, *(f'process {pid} has ended' for pid in dead)])
-            time.sleep(.05)
-        return ''
 
-    def end(self):
-        "End all processes, also those that do not answer"
-        mine = {doing.process for doing in self.board.read()}
-        for child in multiprocessing.active_children():
-            if child.pid in mine: child.kill(); child.join()
-        self.reader = None
-        self.board.facts.zero_()
-        news.deaths.clear()
+@patch
+def what_of_workers(self: Workers, error: Exception) -> str:
+    "What an error says of dead or silent workers, if it is about them; a dying one also breaks the connection that its answer comes by"
+    if not self.number or str(error).startswith('Caught '): return ''  # raised by the dataset
+    if isinstance(error, RuntimeError):
+        return f'{error.__cause__ or ""} {error}' if re.match('DataLoader (worker|timed out)', str(error)) else ''
+    for _ in range(20):
+        if ended := {child.pid: child.exitcode for child in self.children() if child.exitcode is not None}:
+            return ' '.join(f'process {pid} is killed by signal: {signal.strsignal(-code)}.' if code < 0 else f'process {pid} has ended.' for pid, code in ended.items())
+        time.sleep(.05)
+    return ''
+
+
+@patch
+def children(self: Workers) -> list:
+    "Processes of the workers that have begun"
+    mine = {doing.process for doing in self.board.read()}
+    return [child for child in self.started if child.pid in mine]
+
+
+@patch
+def end(self: Workers):
+    "End all processes, also those that do not answer"
+    for child in self.children(): child.kill(); child.join()
+    self.reader = None
+    self.board.facts.zero_()
+    news.deaths.clear()
 
 
 def arrive(board: Board, worker: int):
