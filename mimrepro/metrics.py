@@ -104,7 +104,7 @@ def live_line(line: dict,             # of metrics.jsonl
     if line['step'] < total: words.append(f'{duration(line["seconds"] / line["step"] * (total - line["step"]))} left')
     return ' | '.join(words)
 
-# %% ../nbs/10e_metrics.ipynb #8b508682
+# %% ../nbs/10e_metrics.ipynb #9faaeea6
 class JsonLines:
     "One JSON object a line, flushed, so that a reader sees it and a kill loses nothing"
     def __init__(self, path: str | Path): self.file = open(path, 'a')
@@ -135,7 +135,7 @@ class TensorBoard:
     def close(self):
         if self.writer: self.writer.close()
 
-
+# %% ../nbs/10e_metrics.ipynb #42e382bf
 class WeightsAndBiases:
     "Metrics for Weights & Biases; WANDB_PROJECT, WANDB_MODE=offline and its other variables are its own"
     def __init__(self, run: Path):

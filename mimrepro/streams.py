@@ -152,7 +152,7 @@ def lane(self: Stream,
         for k, i in enumerate(given, begin):
             if k >= start: yield found[i - begin][0], held
 
-# %% ../nbs/10c_streams.ipynb #a6e055b8
+# %% ../nbs/10c_streams.ipynb #2244a37e
 @patch
 def readable(self: Stream, number: int, held: dict, least: tuple[int, int]) -> tuple[Tensor, int]:  # uint8 `3 H W`, and which image it is
     "Image `number`, or the next one after it that can be used"
@@ -166,7 +166,7 @@ def readable(self: Stream, number: int, held: dict, least: tuple[int, int]) -> t
         self.report({name: image})
     raise ValueError(f'{self.name}: no image can be used')
 
-
+# %% ../nbs/10c_streams.ipynb #d0fdda19
 class Lanes(IterableDataset):
     "What a worker process does: the crops of its lanes, step after step, a few images at a time"
     def __init__(self, stream: Stream, crops: tuple[Crop, ...], seed: int, least: tuple[int, int], lanes: range, each: int, steps: int, job: int):

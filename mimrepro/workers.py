@@ -158,7 +158,7 @@ class Workers:
         self.end()
         raise fault
 
-# %% ../nbs/10a_workers.ipynb #8beefbf9
+# %% ../nbs/10a_workers.ipynb #1f206471
 @patch
 def look(self: Workers):
     "Is one of the dead ours?"
@@ -179,7 +179,7 @@ def what_of_workers(self: Workers, error: Exception) -> str:
         time.sleep(.05)
     return ''
 
-
+# %% ../nbs/10a_workers.ipynb #c912c83e
 @patch
 def children(self: Workers) -> list:
     "Processes of the workers that have begun"
