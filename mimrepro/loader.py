@@ -6,7 +6,7 @@
 __all__ = ['generator', 'Batch', 'Loader', 'ResidentLoader', 'one_crop', 'Cropper', 'StreamingLoader', 'check_readable',
            'choose_workers', 'loader']
 
-# %% ../nbs/10b_loader.ipynb #7ec6a8d6
+# %% ../nbs/10b_loader.ipynb #f8365f5a
 import hashlib
 import os
 from collections.abc import Iterator
@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
 from .data import Source, cores, resident
 from .views import Crop
+from .workers import Workers
 
 # %% ../nbs/10b_loader.ipynb #df04665f
 def generator(*key: int | str,                      # what the numbers are for: a name, then seed, epoch, step ...
@@ -30,7 +31,7 @@ def generator(*key: int | str,                      # what the numbers are for: 
     seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], 'little') >> 1
     return torch.Generator(device).manual_seed(seed)
 
-# %% ../nbs/10b_loader.ipynb #05a39922
+# %% ../nbs/10b_loader.ipynb #3151a91f
 class Batch(NamedTuple):
     "What one process gets for one step"
     images: Tensor   # uint8 `b V C S S`: V crops of each image, on the device
@@ -47,6 +48,7 @@ class Loader:
         self.images, self.crops, self.batch, self.device = images, crops, batch, torch.device(device)
         self.seed, self.steps = seed, images // batch
         self.share = slice(rank * batch // world, (rank + 1) * batch // world)
+        self.side = torch.cuda.Stream(self.device) if self.device.type == 'cuda' else None
 
     def plan(self, epoch: int, start: int = 0) -> Iterator[tuple[int, Tensor]]:
         "Steps from `start` on, each with the numbers of this process's images"
@@ -57,6 +59,16 @@ class Loader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         "The batches of an epoch from step `start` on"
         raise NotImplementedError
+
+    def send(self, *tensors: Tensor) -> list[Tensor]:
+        "Tensors on the device. A GPU copies them from pinned memory while it still computes the step before"
+        if not self.side: return [t.to(self.device) for t in tensors]
+        now = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self.side):
+            there = [t.to(self.device, non_blocking=True) for t in tensors]
+        now.wait_stream(self.side)
+        for t in there: t.record_stream(now)
+        return there
 
 # %% ../nbs/10b_loader.ipynb #408e1417
 class ResidentLoader(Loader):
@@ -77,7 +89,7 @@ class ResidentLoader(Loader):
             views = [crop.cut(images, box.to(self.device, non_blocking=True)) for box, crop in zip(boxes, self.crops)]
             yield Batch(torch.stack(views, 1), self.numbers[ids])
 
-# %% ../nbs/10b_loader.ipynb #a65acbf0
+# %% ../nbs/10b_loader.ipynb #455aaad1
 def one_crop(crop: Crop, image: Tensor, box: Tensor) -> Tensor: # uint8 `C H W`, int64 `1 4` -> uint8 `C S S`
     "`Crop.cut` for one image, which need not touch what lies outside the box"
     if crop.kind == 'simple':
@@ -89,6 +101,11 @@ class Cropper(Dataset):
     "What a worker process does: from a job to crops"
     def __init__(self, source: Source, crops: tuple[Crop, ...], seed: int, least: tuple[int, int]):
         self.source, self.crops, self.seed, self.least = source, crops, seed, least
+
+    @property
+    def watch(self): return self.source.watch
+    @watch.setter
+    def watch(self, note): self.source.watch = note
 
     def __getitem__(self, job: tuple[int, list[int]] # epoch, numbers of images
                    ) -> tuple[Tensor, Tensor, dict[str, str]]: # crops `n V C S S`, the numbers of the images they show, broken files found
@@ -104,24 +121,24 @@ class Cropper(Dataset):
         views = [one_crop(crop, image, crop.boxes(1, *image.shape[1:], gen)) for crop in self.crops]
         return torch.stack(views), used
 
-# %% ../nbs/10b_loader.ipynb #bb241e7d
+# %% ../nbs/10b_loader.ipynb #6be586e1
 class StreamingLoader(Loader):
     "Batches from worker processes that read, decode and crop"
     def __init__(self, source: Source, crops: tuple[Crop, ...], batch: int, device, seed: int, rank: int, world: int,
                  workers: int,            # processes; 0 works in this one
                  least: tuple[int, int],  # height and width that an image must have
-                 job: int = 64):          # images per job
+                 job: int = 64,           # images per job
+                 timeout: float = 300.):  # seconds to wait for a job
         super().__init__(len(source), crops, batch, device, seed, rank, world)
         self.source, self.job, self.jobs = source, job, []
-        self.reader = DataLoader(Cropper(source, crops, seed, least), batch_size=None, sampler=self.jobs, num_workers=workers,
-                                 pin_memory=self.device.type == 'cuda', persistent_workers=workers > 0, generator=torch.Generator())
+        self.reader = Workers(Cropper(source, crops, seed, least), workers, self.jobs, timeout, pin=self.device.type == 'cuda')
 
     def epoch(self, epoch, start=0):
         self.jobs[:] = [(epoch, part.tolist()) for _, ids in self.plan(epoch, start) for part in ids.split(self.job)]
         parts, wanted = [], self.share.stop - self.share.start
         for images, indices, broken in self.reader:
             self.source.report(broken)
-            parts.append((images.to(self.device, non_blocking=True), indices.to(self.device, non_blocking=True)))
+            parts.append(self.send(images, indices))
             if sum(len(part) for _, part in parts) == wanted:
                 yield Batch(*(torch.cat(tensors) for tensors in zip(*parts)))
                 parts = []
@@ -140,7 +157,7 @@ def choose_workers(world: int) -> int:
     here = int(os.environ.get('LOCAL_WORLD_SIZE', world))  # set by torchrun: processes on this machine
     return max(1, min(16, cores() // here - 1))
 
-# %% ../nbs/10b_loader.ipynb #477ed8c0
+# %% ../nbs/10b_loader.ipynb #bbb23b87
 def loader(source: Source,                     # where images come from
            crops: tuple[Crop, ...],            # what to cut from each image; all of one size
            batch: int,                         # images per step, over all processes
@@ -149,6 +166,7 @@ def loader(source: Source,                     # where images come from
            rank: int = 0,                      # number of this process
            world: int = 1,                     # how many processes share the batch
            workers: int | None = None,         # processes that decode; None: small sets stay in memory, others get a number that fits the machine
+           timeout: float = 300.,              # seconds to wait for a worker before it counts as stuck
           ) -> Loader:                         # `.steps` full batches per epoch; `.epoch(epoch, start)` gives them
     "Batches of training crops: a function of (seed, epoch, step), whatever the number of processes"
     if len({crop.sides for crop in crops}) != 1:
@@ -157,10 +175,14 @@ def loader(source: Source,                     # where images come from
         raise ValueError(f'batch {batch}, rank {rank}, world {world}: the batch must be a multiple of world, and rank below it')
     common = dict(crops=tuple(crops), batch=batch, device=device, seed=seed, rank=rank, world=world)
     least = next((crop.sides for crop in crops if crop.kind in ('random', 'centre')), (0, 0))  # these cut without resizing
-    decoded = resident(source) if workers is None else None
-    if decoded is None:
+    in_shards = hasattr(source, 'loader')
+    decoded = resident(source) if workers is None and not in_shards else None
+    common |= dict(workers=choose_workers(world) if workers is None else workers, least=least, timeout=timeout) if decoded is None else {}
+    if in_shards:
+        result = source.loader(**common)
+    elif decoded is None:
         check_readable(source, least)
-        result = StreamingLoader(source, workers=choose_workers(world) if workers is None else workers, least=least, **common)
+        result = StreamingLoader(source, **common)
     else:
         height, width = decoded[0].shape[2:]
         if height < least[0] or width < least[1]:

@@ -4,6 +4,7 @@ The tests of real sets need the folder named by MIMREPRO_DATA, with tiny-imagene
 """
 import os
 import pickle
+import signal
 import tarfile
 import time
 import warnings
@@ -17,6 +18,7 @@ from PIL import Image
 from mimrepro.data import open_source, resident
 from mimrepro.loader import Batch, Cropper, loader
 from mimrepro.views import Crop
+from mimrepro.workers import WorkerFault
 
 DATA = Path(os.environ.get('MIMREPRO_DATA') or '/no folder is named')
 real = pytest.mark.skipif(not (DATA / 'tiny-imagenet-50a-train.tar.gz').exists(),
@@ -179,6 +181,31 @@ def test_order_survives_workers_ranks_and_resume(tmp_path):
         want = list(make(workers=workers).epoch(1))
         halves = [list(make(workers=workers, rank=rank, world=2).epoch(1)) for rank in (0, 1)]
         equal([Batch(*map(torch.cat, zip(*pair))) for pair in zip(*halves)], want)
+
+
+# ---- workers
+
+def test_a_killed_worker_is_named_and_the_loader_goes_on(tmp_path):
+    source = open_source(write(tmp_path / 'set', 40))
+    two = loader(source, (Crop(16),), 4, workers=2)
+    batches = two.epoch(0)
+    next(batches)
+    victim = two.reader.board.read()[0]
+    os.kill(victim.process, signal.SIGKILL)
+    with pytest.raises(WorkerFault, match=rf'data worker 0 \(process {victim.process}\) was killed .* while at (ant|cat)/\d+.png.*fewer workers'):
+        for _ in range(20):
+            time.sleep(.1)
+            next(batches)
+    equal(list(two.epoch(0)), list(loader(source, (Crop(16),), 4, workers=0).epoch(0)))
+
+
+def test_a_stuck_worker_is_named(tmp_path):
+    source = open_source(write(tmp_path / 'set', 40))
+    stuck = tmp_path / 'set' / 'cat' / '13.png'
+    stuck.unlink()
+    os.mkfifo(stuck)  # opens, and never says anything
+    with pytest.raises(WorkerFault, match=r'has been reading cat/13.png for \d+ s, and nothing has come for 6 s.*move it away'):
+        list(loader(source, (Crop(16),), 4, workers=2, timeout=6).epoch(0))
 
 
 # ---- sizes
