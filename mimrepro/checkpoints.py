@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['held', 'flush', 'write_whole', 'make_run_folder', 'Hashed', 'save_hashed', 'damage', 'states', 'step_of',
-           'read_state', 'loss_of', 'write_state', 'newest_state', 'let_go', 'locked']
+           'read_state', 'loss_of', 'write_state', 'newest_state', 'let_go', 'locked', 'claim', 'cut_metrics',
+           'write_batch']
 
-# %% ../nbs/10d_checkpoints.ipynb #e2c69645
+# %% ../nbs/10d_checkpoints.ipynb #a3ef4688
 import fcntl
 import hashlib
+import json
 import math
 import os
 import re
@@ -18,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 # %% ../nbs/10d_checkpoints.ipynb #0ee6c611
 def flush(path: Path):
@@ -187,3 +191,43 @@ def locked(folder: Path):
     finally:
         held.discard(lock)
         os.close(lock)
+
+# %% ../nbs/10d_checkpoints.ipynb #91d5e79a
+def claim(folder: Path,
+          identity: dict,  # part -> name -> value: what makes this run another than others
+          about: dict,     # the environment it begins in
+          ):
+    "Write what a run is, or check that the folder holds the same run"
+    known = folder / 'run.json'
+    if not known.exists():
+        write_whole(known, lambda path: path.write_text(json.dumps(dict(identity, environment=about), indent=1)))
+        return
+    try:
+        old = json.loads(known.read_text())
+    except ValueError as error:
+        raise ValueError(f'{known} cannot be read ({error}): it says what this run is; restore it, or name another run folder') from error
+    differ = [f'{part}.{k}: {old[part].get(k)!r} there, {v!r} here' for part in identity for k, v in identity[part].items() if old[part].get(k) != v]
+    if differ:
+        raise ValueError(f'{folder} holds another run ({"; ".join(differ)}): name another run folder')
+
+
+def cut_metrics(folder: Path,
+                step: int,  # the last one to keep
+                ):
+    "Remove lines of steps that will be taken again, and a line that was being written"
+    metrics = folder / 'metrics.jsonl'
+    if metrics.exists():
+        lines = [line for line in metrics.read_text(errors='replace').splitlines() if line.endswith('}') and json.loads(line)['step'] <= step]
+        write_whole(metrics, lambda path: path.write_text(''.join(line + '\n' for line in lines)))
+
+
+def write_batch(folder: Path, step: int, loss: float,
+                images: Tensor,   # uint8 `B V C S S`
+                numbers: Tensor,  # int64 `B`, of the images in their source
+                ) -> str:         # name of the file
+    "Keep a batch for inspection: its images and numbers, and in words"
+    name = f'bad_batch-{step}.safetensors'
+    write_whole(folder / name, lambda path: save_file(dict(images=images.contiguous(), numbers=numbers), path))
+    said = dict(step=step, loss=str(loss), images=numbers.tolist())
+    write_whole((folder / name).with_suffix('.json'), lambda path: path.write_text(json.dumps(said)))
+    return name
