@@ -112,7 +112,7 @@ class Trainer:
         self.step, self.total, self.seconds, self.collapsed = 0, recipe.epochs * self.loader.steps, 0., False
         self.recent, self.since, self.skipped = deque(maxlen=200), [], []  # losses: the last ones, those since the last state; steps left out
 
-# %% ../nbs/11_trainer.ipynb #d82da0d2
+# %% ../nbs/11_trainer.ipynb #84e987c6
 @patch
 def check(self: Trainer, recipe: Recipe, parallel: str):
     "Refuse what these processes on this device cannot do"
@@ -135,7 +135,7 @@ def spread_out(self: Trainer, again: bool):
     if self.sharded:
         shard(self.method, self.device)
     copied = self.team.world > 1 and not self.sharded
-    self.forward = DistributedDataParallel(self.method, broadcast_buffers=False) if copied else self.method
+    self.forward = DistributedDataParallel(self.method) if copied else self.method
     if self.recipe.compile:
         self.forward = torch.compile(self.forward)
 

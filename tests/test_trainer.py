@@ -11,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mimrepro.method import recipe_named
+from mimrepro import trainer
+from mimrepro.method import load_method, method_names, recipe_named
 from mimrepro.data import open_source
+from mimrepro.checkpoints import newest_state
 from mimrepro.trainer import Trainer
 
 RECIPE = replace(recipe_named('mae/demo'), name='tiny', model=dict(img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2, decoder_embed_dim=16,
@@ -33,7 +35,7 @@ def killed(*args):
     result = step(*args)
     killed.steps += 1
     if killed.steps == at:
-        if how == 'save': torch.save = lambda state, path: (open(path, 'wb').write(b'half a state'), os.kill(os.getpid(), signal.SIGKILL))
+        if how == 'save': torch.save = lambda state, file: (file.write(b'half a state'), file.flush(), os.kill(os.getpid(), signal.SIGKILL))
         else: os.kill(os.getpid(), getattr(signal, how))
     return result
 killed.steps = 0
@@ -56,13 +58,13 @@ def whole(tmp_path_factory):
     return load_file(run / 'model.safetensors'), [json.loads(line) for line in open(run / 'metrics.jsonl')]
 
 
-@pytest.mark.parametrize('how, kills', [('SIGKILL', [1, 5]), ('SIGKILL', [12]), ('SIGTERM', [4, 5]), ('SIGINT', [7]), ('save', [3, 6])])
+@pytest.mark.parametrize('how, kills', [('SIGKILL', [1, 5]), ('SIGKILL', [12]), ('SIGTERM', [4, 5]), ('SIGINT', [7]), ('SIGUSR1', [8]), ('save', [3, 6])])
 def test_a_run_killed_at_any_step_ends_with_the_same_weights(tmp_path, whole, how, kills):
     weights, metrics = whole
     for at in kills:
         result = launch(tmp_path, at, how)
-        assert result.returncode == {'SIGTERM': 128 + signal.SIGTERM, 'SIGINT': -signal.SIGINT}.get(how, -signal.SIGKILL), result.stderr
-        if how in ('SIGTERM', 'SIGINT'):
+        assert result.returncode == {'SIGTERM': 143, 'SIGUSR1': 138, 'SIGINT': -signal.SIGINT}.get(how, -signal.SIGKILL), result.stderr
+        if how in ('SIGTERM', 'SIGINT', 'SIGUSR1'):
             assert 'the same command continues from here' in result.stdout
     result = launch(tmp_path)
     assert result.returncode == 0, result.stderr
@@ -90,22 +92,67 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path):
         Trainer(replace(RECIPE, epochs=1), open_source('scenes:32', n=80), tmp_path, device='cpu', progress=False).fit()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path):
-    trainer = Trainer(RECIPE, open_source('scenes:32', n=64), tmp_path, device='cpu', log_every=2, save_every=3, progress=False)
+def spoil(trainer, at: list[int], value=float('nan')):
+    "Multiply the loss of these steps, counted from 1"
     forward = trainer.method.forward
 
     def spoiled(views, draws):
         step = forward(views, draws)
-        return step._replace(loss=step.loss * float('nan')) if trainer.step == 7 else step
+        return step._replace(loss=step.loss * value) if trainer.step + 1 in at else step
     trainer.method.forward = spoiled
+    return trainer
+
+
+def tiny(run, recipe=RECIPE, **more):
+    return Trainer(recipe, open_source('scenes:32', n=64), run, device='cpu', progress=False, **{'log_every': 2, 'save_every': 3, **more})
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path):
     with pytest.raises(FloatingPointError, match=r'the loss became nan at step 8 .*base_lr'):
-        trainer.fit()
-    assert torch.load(tmp_path / 'state.pt', weights_only=True)['step'] == 6
-    bad = json.loads((tmp_path / 'bad_batch.json').read_text())
+        spoil(tiny(tmp_path, rollbacks=0), [8]).fit()
+    assert newest_state(tmp_path)['step'] == 6
+    bad = json.loads((tmp_path / 'bad_batch-8.json').read_text())
     assert bad['step'] == 8 and len(bad['images']) == 16
-    healthy = Trainer(RECIPE, open_source('scenes:32', n=64), tmp_path, device='cpu', progress=False)
+    batch = load_file(tmp_path / 'bad_batch-8.safetensors')
+    assert batch['images'].shape == (16, 1, 3, 32, 32) and batch['numbers'].tolist() == bad['images']
+    healthy = tiny(tmp_path)
     healthy.fit()
     assert healthy.step == STEPS
+
+
+@pytest.mark.filterwarnings('ignore:the loss')
+def test_a_bad_batch_is_left_out_the_same_way_with_and_without_a_kill(tmp_path):
+    once = spoil(tiny(tmp_path / 'once'), [5, 8])
+    weights = once.fit().state_dict()
+    assert once.step == STEPS and once.skipped == [5, 8]
+    lines = [json.loads(line) for line in open(tmp_path / 'once/metrics.jsonl')]
+    assert [line['step'] for line in lines] == sorted({line['step'] for line in lines}) and all(line['loss'] < 10 for line in lines)
+
+    class Kill:  # a power cut between the rollback and the next state
+        def write(self, line):
+            if line['step'] == 8: raise KeyboardInterrupt
+        def close(self): pass
+    with pytest.raises(KeyboardInterrupt):
+        spoil(tiny(tmp_path / 'twice', writers=[Kill()]), [5, 8]).fit()
+    again = spoil(tiny(tmp_path / 'twice'), [5, 8])
+    ended = again.fit().state_dict()
+    assert again.skipped == [5, 8] and all(torch.equal(weights[name], ended[name]) for name in weights)
+
+
+def test_too_many_bad_batches_stop_the_run(tmp_path):
+    with pytest.warns(UserWarning, match='rollback 2 of at most 2'), pytest.raises(FloatingPointError, match='at step 9 .*after 2 rollbacks'):
+        spoil(tiny(tmp_path, rollbacks=2), [4, 7, 9, 11]).fit()
+    assert sorted(path.name for path in tmp_path.glob('bad_batch-*.safetensors')) == ['bad_batch-4.safetensors', 'bad_batch-7.safetensors', 'bad_batch-9.safetensors']
+
+
+@pytest.mark.filterwarnings('ignore:the loss')
+def test_a_spike_is_a_bad_loss_where_it_is_asked_for(tmp_path):
+    recipe = replace(RECIPE, epochs=8)
+    calm = spoil(tiny(tmp_path / 'calm', recipe), [30], 50.)
+    calm.fit()
+    watched = spoil(tiny(tmp_path / 'watched', recipe, spike=5.), [30], 50.)
+    watched.fit()
+    assert calm.skipped == [] and watched.skipped == [30]
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
@@ -146,3 +193,48 @@ def test_two_processes_see_what_one_sees(tmp_path, whole):
     assert result.returncode == 0, result.stderr
     losses = [json.loads(line)['loss'] for line in open(tmp_path / 'out' / 'metrics.jsonl')]
     assert losses == pytest.approx([line['loss'] for line in whole[1]], rel=1e-5)
+
+
+# ---- nothing waits for the device between log points
+
+WAITS = ('item', 'tolist', '__bool__', '__int__', '__float__', 'cpu', 'numpy')
+
+
+@pytest.mark.parametrize('name', method_names())
+def test_a_step_reads_no_number_from_the_device(name, tmp_path, monkeypatch):
+    "On a GPU each of these would wait for everything before it"
+    recipe = replace(load_method(name).recipes['demo'], batch=16, precision='fp32', clip=1.)
+    made = Trainer(recipe, open_source('scenes:40', n=32), tmp_path, device='cpu', progress=False)
+    images, draws = next(iter(made.loader.epoch(0))).images, made.draws(0)
+    step = lambda: trainer.train_step(made.forward, made.method, images, draws, made.optimiser, .5, recipe, made.scaler)
+    step()  # the first one builds tables and moments
+
+    def forbidden(self, *args): raise AssertionError('the step reads a number from the device')
+    for wait in WAITS:
+        monkeypatch.setattr(torch.Tensor, wait, forbidden)
+    losses = step()
+    monkeypatch.undo()
+    assert losses['loss'].isfinite()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('name', method_names())
+def test_nothing_waits_for_the_gpu_between_log_points(name, tmp_path):
+    recipe = replace(load_method(name).recipes['demo'], batch=16)
+    made = Trainer(recipe, open_source('scenes:40', n=320), tmp_path, device='cuda', progress=False)
+    batches = made.batches()
+
+    def step():
+        batch = next(batches)
+        made.set_learning_rate()
+        trainer.train_step(made.forward, made.method, batch.images, made.draws(made.step), made.optimiser, .5, recipe, made.scaler)
+        made.step += 1
+    for _ in range(3):  # moments, tables and kernels are made
+        step()
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        for _ in range(5):
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
