@@ -7,7 +7,7 @@ __all__ = ['held', 'flush', 'write_whole', 'make_run_folder', 'Hashed', 'save_ha
            'read_state', 'loss_of', 'write_state', 'newest_state', 'let_go', 'locked', 'claim', 'cut_metrics',
            'write_batch']
 
-# %% ../nbs/10d_checkpoints.ipynb #a3ef4688
+# %% ../nbs/10d_checkpoints.ipynb #75f949b9
 import fcntl
 import hashlib
 import json
@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 # %% ../nbs/10d_checkpoints.ipynb #0ee6c611
@@ -147,7 +146,7 @@ def write_state(folder: Path,
         other.unlink()
     return path
 
-# %% ../nbs/10d_checkpoints.ipynb #c4869ea3
+# %% ../nbs/10d_checkpoints.ipynb #24613504
 def newest_state(folder: Path) -> dict | None:
     "The newest undamaged state of a run folder; None where there is none"
     folder = Path(folder)
@@ -159,6 +158,8 @@ def newest_state(folder: Path) -> dict | None:
             return read_state(path)
         path.rename(path.with_suffix('.pt.bad'))
         warnings.warn(f'{path} is skipped: {wrong}. It is kept as {path.name}.bad, and the run continues from the state before')
+    if bad := sorted(folder.glob('state-*.pt.bad')):
+        raise ValueError(f'{folder} has no undamaged state left ({", ".join(path.name for path in bad)}): restore one from a copy, or name a new run folder to begin again')
     return None
 
 # %% ../nbs/10d_checkpoints.ipynb #4bfd1553
@@ -192,7 +193,7 @@ def locked(folder: Path):
         held.discard(lock)
         os.close(lock)
 
-# %% ../nbs/10d_checkpoints.ipynb #91d5e79a
+# %% ../nbs/10d_checkpoints.ipynb #6970990c
 def claim(folder: Path,
           identity: dict,  # part -> name -> value: what makes this run another than others
           about: dict,     # the environment it begins in
@@ -226,8 +227,8 @@ def write_batch(folder: Path, step: int, loss: float,
                 numbers: Tensor,  # int64 `B`, of the images in their source
                 ) -> str:         # name of the file
     "Keep a batch for inspection: its images and numbers, and in words"
-    name = f'bad_batch-{step}.safetensors'
-    write_whole(folder / name, lambda path: save_file(dict(images=images.contiguous(), numbers=numbers), path))
+    name = f'bad_batch-{step}.pt'
+    write_whole(folder / name, lambda path: torch.save(dict(images=images.clone(), numbers=numbers.clone()), path))
     said = dict(step=step, loss=str(loss), images=numbers.tolist())
     write_whole((folder / name).with_suffix('.json'), lambda path: path.write_text(json.dumps(said)))
     return name

@@ -113,7 +113,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
     assert newest_state(tmp_path)['step'] == 6
     bad = json.loads((tmp_path / 'bad_batch-8.json').read_text())
     assert bad['step'] == 8 and len(bad['images']) == 16
-    batch = load_file(tmp_path / 'bad_batch-8.safetensors')
+    batch = torch.load(tmp_path / 'bad_batch-8.pt')
     assert batch['images'].shape == (16, 1, 3, 32, 32) and batch['numbers'].tolist() == bad['images']
     healthy = tiny(tmp_path)
     healthy.fit()
@@ -142,7 +142,7 @@ def test_a_bad_batch_is_left_out_the_same_way_with_and_without_a_kill(tmp_path):
 def test_too_many_bad_batches_stop_the_run(tmp_path):
     with pytest.warns(UserWarning, match='rollback 2 of at most 2'), pytest.raises(FloatingPointError, match='at step 9 .*after 2 rollbacks'):
         spoil(tiny(tmp_path, rollbacks=2), [4, 7, 9, 11]).fit()
-    assert sorted(path.name for path in tmp_path.glob('bad_batch-*.safetensors')) == ['bad_batch-4.safetensors', 'bad_batch-7.safetensors', 'bad_batch-9.safetensors']
+    assert sorted(path.name for path in tmp_path.glob('bad_batch-*.pt')) == ['bad_batch-4.pt', 'bad_batch-7.pt', 'bad_batch-9.pt']
 
 
 @pytest.mark.filterwarnings('ignore:the loss')
