@@ -97,7 +97,7 @@ def damage(path: Path) -> str | None:
     found, said = sha.hexdigest()[:16], path.stem.split('-')[-1]
     return None if found == said else f'its {path.stat().st_size:,} bytes have the checksum {found}, not {said}: torn or altered'
 
-# %% ../nbs/10d_checkpoints.ipynb #647458e3
+# %% ../nbs/10d_checkpoints.ipynb #fbf4f4b0
 def states(folder: Path) -> list[Path]:
     "The states in a run folder, the oldest first"
     found = [path for path in Path(folder).glob('state-*.pt') if re.fullmatch(r'state-\d+-[0-9a-f]{16}', path.stem)]
@@ -122,7 +122,7 @@ def loss_of(path: Path) -> float:
         loss = None
     return math.inf if loss is None else loss
 
-
+# %% ../nbs/10d_checkpoints.ipynb #4fb8ae57
 def write_state(folder: Path,
                 state: dict,    # with `step`, and `loss`: the mean loss since the state before, None where there was none
                 keep: int = 2,  # newest states that stay

@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .method import Method
 
-# %% ../nbs/10f_processes.ipynb #d0e2898d
+# %% ../nbs/10f_processes.ipynb #6de18ad2
 @contextmanager
 def process_group(device: str | None = None,  # 'cpu', 'cuda'; None: GPUs where there are some
                   ):
@@ -42,7 +42,7 @@ def process_group(device: str | None = None,  # 'cpu', 'cuda'; None: GPUs where 
     finally:
         dist.destroy_process_group()
 
-
+# %% ../nbs/10f_processes.ipynb #f5d02ff4
 class Team:
     "The processes of a run: their number, and what one does for all"
     def __init__(self):

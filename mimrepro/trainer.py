@@ -157,7 +157,7 @@ def set_learning_rate(self: Trainer):
         group['lr'] = rate * group.get('lr_scale', 1.)
     return rate
 
-# %% ../nbs/11_trainer.ipynb #70b482b0
+# %% ../nbs/11_trainer.ipynb #df961e07
 @patch
 def fit(self: Trainer) -> Method:  # the trained method
     "Train to the end of the recipe, from wherever the run folder is"
@@ -198,7 +198,7 @@ def train(self: Trainer, stop: StopRequests, bar: tqdm):
             if number:
                 self.leave(number)
 
-
+# %% ../nbs/11_trainer.ipynb #8f9972a1
 @patch
 def batches(self: Trainer):
     "The batches from this step to the end of its epoch, and how long they were waited for"
