@@ -305,6 +305,9 @@ def _(folder, patch): run(folder, writers=[Sends(signal.SIGTERM)]).fit()
 @fault('process', "SIGUSR1: Slurm's warning of a time limit", 'stop', 'exit code 138; stopped at step 5 of 12')
 def _(folder, patch): run(folder, writers=[Sends(signal.SIGUSR1)]).fit()
 
+@fault('process', 'SIGHUP: the terminal is closed', 'stop', 'exit code 129; stopped at step 5 of 12')
+def _(folder, patch): run(folder, writers=[Sends(signal.SIGHUP)]).fit()
+
 @fault('process', 'Ctrl-C', 'stop', 'exit code 130; stopped at step 5 of 12')
 def _(folder, patch): run(folder, writers=[Sends(signal.SIGINT)]).fit()
 

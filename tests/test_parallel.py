@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from mimrepro.data import open_source
+from mimrepro.launch import launch
 from mimrepro.method import build, load_method, method_names
 from mimrepro.processes import block_lists, pieces, process_group
 from mimrepro.trainer import Trainer
@@ -114,3 +115,36 @@ def test_the_pieces_are_most_of_the_encoder(name):
     encoder = [p for block in block_lists(method.encoder) for p in block.parameters()]
     held = {id(p) for piece in found for p in piece.parameters()}
     assert sum(p.numel() for p in encoder if id(p) in held) > .9 * sum(p.numel() for p in encoder)
+
+
+# ---- a process that dies is started again
+
+class Killer:
+    "A writer that kills its process without warning, once, when it has logged a step"
+    def __init__(self, step, mark): self.step, self.mark = step, mark
+
+    def write(self, line):
+        if line['step'] == self.step and not self.mark.exists():
+            self.mark.write_text('killed')
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def close(self): pass
+
+
+def test_a_killed_process_is_started_again_and_the_weights_are_the_same(tmp_path):
+    recipe, data = recipe_of('mae', 8, depth=1, embed_dim=48)
+    arguments = dict(device='cpu', log_every=1, save_every=3, progress=False)
+    two([(tmp_path / 'whole', dict(name='mae', steps=8, model=dict(depth=1, embed_dim=48), parallel='ddp'))])
+    launch(recipe, 2, open_source(data, n=32), tmp_path / 'run', restarts=1, writers=[Killer(5, tmp_path / 'mark')], **arguments)
+    assert (tmp_path / 'mark').exists() and len(losses(tmp_path / 'run')) == 8
+    whole, run = (load_file(tmp_path / name / 'model.safetensors') for name in ('whole', 'run'))
+    assert all(torch.equal(whole[name], run[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_too_often_ends_the_launch_with_its_name(tmp_path):
+    recipe, data = recipe_of('mae', 8, depth=1, embed_dim=48)
+    with pytest.raises(ChildProcessError, match=r'process 0 died, after 0 restarts .*SIGKILL.*the last good state is kept'):
+        launch(recipe, 2, open_source(data, n=32), tmp_path / 'run', restarts=0, device='cpu', log_every=1, progress=False, writers=[Killer(3, tmp_path / 'mark')])
+    with pytest.raises(ValueError, match='recipe.epochs: 4 there, 5 here'):
+        launch(replace(recipe, epochs=5), 2, open_source(data, n=32), tmp_path / 'run', device='cpu', progress=False)

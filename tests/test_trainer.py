@@ -175,24 +175,42 @@ def test_accumulation_and_precision_change_little(tmp_path, whole, precision, ac
 
 
 DISTRIBUTED = '''
-import json, sys, torch, torch.distributed as dist
+import json, sys, torch
 torch.set_num_threads(1)
 from mimrepro.method import Recipe
 from mimrepro.data import open_source
+from mimrepro.processes import process_group
 from mimrepro.trainer import Trainer
-dist.init_process_group('gloo')
-Trainer(Recipe(**json.loads(sys.argv[1])), open_source('scenes:32', n=64), sys.argv[2], device='cpu', log_every=2, save_every=3, progress=False).fit()
-dist.destroy_process_group()
+with process_group('cpu'):
+    Trainer(Recipe(**json.loads(sys.argv[1])), open_source('scenes:32', n=64), sys.argv[2], device='cpu', log_every=2, save_every=3, progress=False).fit()
 '''
 
 
-def test_two_processes_see_what_one_sees(tmp_path, whole):
+def test_two_processes_under_torchrun_see_what_one_sees(tmp_path, whole):
     (tmp_path / 'run.py').write_text(DISTRIBUTED)
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', str(tmp_path / 'run.py'), json.dumps(asdict(RECIPE)), str(tmp_path / 'out')]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
+    result = subprocess.run([*torchrun, str(tmp_path / 'run.py'), json.dumps(asdict(RECIPE)), str(tmp_path / 'out')],
+                            capture_output=True, text=True, timeout=300, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     assert result.returncode == 0, result.stderr
     losses = [json.loads(line)['loss'] for line in open(tmp_path / 'out' / 'metrics.jsonl')]
     assert losses == pytest.approx([line['loss'] for line in whole[1]], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_command_works_under_torchrun_and_starts_processes_itself(tmp_path):
+    "Both print the result once, and end with the same weights"
+    command = ['pretrain', 'mae/demo', 'batch=2048', 'epochs=1', 'warmup_epochs=0', 'precision=fp32', 'model.depth=1', '--device', 'cpu', '--json']
+    entry = tmp_path / 'mimrepro'
+    entry.write_text(f'#!{sys.executable}\nimport sys\nfrom mimrepro.cli import main\nif __name__ == "__main__": sys.exit(main())\n')
+    entry.chmod(0o755)
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '--no-python', str(entry)]
+    for words, run in [(torchrun, 'torchrun'), ([str(entry)], 'itself')]:
+        more = ['--run', str(tmp_path / run), *(['--processes', '2'] if run == 'itself' else [])]
+        result = subprocess.run([*words, *command, *more], capture_output=True, text=True, timeout=600, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        assert result.returncode == 0, result.stderr
+        assert len(json.loads(result.stdout)) == 1
+    torchrun, itself = (load_file(tmp_path / run / 'model.safetensors') for run in ('torchrun', 'itself'))
+    assert all(torch.equal(torchrun[name], itself[name]) for name in itself)
 
 
 # ---- nothing waits for the device between log points
