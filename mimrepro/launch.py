@@ -62,25 +62,25 @@ def launch(recipe: Recipe,
         raise error
     return run
 
-# %% ../nbs/11b_launch.ipynb #3bb42570
+# %% ../nbs/11b_launch.ipynb #a0983acc
 def ssh_file(command: str,     # what follows `mimrepro`, such as 'pretrain mae/base-1600 --data /data/imagenet --run /shared/run'
              hosts: list[str], # names that ssh knows; the first is where they meet
              gpus: int = 8,    # GPUs of each
              restarts: int = 3,
              ) -> str:
-    "A shell script that starts a run on several machines over ssh, and stops it on all of them when it is stopped"
-    meeting = f'--nnodes {len(hosts)} --nproc-per-node {gpus} --max-restarts {restarts} --rdzv-backend c10d --rdzv-endpoint {hosts[0]}:29500 --rdzv-id {shlex.quote(command)}'
+    "A shell script that starts a run on several machines over ssh"
+    agent = (f'torchrun --nnodes {len(hosts)} --nproc-per-node {gpus} --max-restarts {restarts} --rdzv-backend c10d --rdzv-endpoint {hosts[0]}:29500 '
+             f'--rdzv-id {shlex.quote(command)} --no-python mimrepro {command}')
     return f'''#!/bin/bash
-# Starts one agent on each machine. Ctrl-C here stops all of them: they save and leave. The same script continues.
-here=$PWD
+# One agent on each machine. Ctrl-C here hangs up, and all processes save and leave. The same script continues.
 for host in {" ".join(map(shlex.quote, hosts))}; do
-    ssh -tt "$host" "cd '$here' && TORCHELASTIC_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGUSR1 torchrun {meeting} --no-python mimrepro {command}" &
+    ssh -tt "$host" "cd '$PWD' && "{shlex.quote(agent)} &
 done
-trap 'kill -INT $(jobs -p)' INT TERM
+trap 'kill $(jobs -p)' INT TERM
 wait
 '''
 
-# %% ../nbs/11b_launch.ipynb #4c7b72bf
+# %% ../nbs/11b_launch.ipynb #c129cc02
 def slurm_file(command: str,        # what follows `mimrepro`
                nodes: int = 4,
                gpus: int = 8,       # GPUs of each node
@@ -88,22 +88,23 @@ def slurm_file(command: str,        # what follows `mimrepro`
                cpus: int = 12,      # cores for each GPU
                ) -> str:
     "A batch script for `sbatch`, which goes back into the queue until the run is finished"
+    process = f'export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID; exec mimrepro {command}'
     return f'''#!/bin/bash
 #SBATCH --nodes={nodes}
 #SBATCH --ntasks-per-node={gpus}
 #SBATCH --gpus-per-node={gpus}
 #SBATCH --cpus-per-task={cpus}
 #SBATCH --time={hours}:00:00
-#SBATCH --signal=USR1@120
+#SBATCH --signal=B:USR1@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
 export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export OMP_NUM_THREADS=1
-srun --kill-on-bad-exit=1 bash -c 'export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID; exec mimrepro {command}'
-code=$?
-if [ $code -eq 138 ] || [ $code -eq 143 ]; then
-    scontrol requeue "$SLURM_JOB_ID"
-fi
+srun --kill-on-bad-exit=1 bash -c {shlex.quote(process)} &
+trap 'warned=yes; kill -USR1 $!' USR1
+wait $!; code=$?
+while kill -0 $! 2> /dev/null; do wait $!; code=$?; done  # a warning ends a wait before the processes end
+if [ -n "$warned" ] && [ $code -ne 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit $code
 '''

@@ -79,8 +79,8 @@ class Team:
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
-# %% ../nbs/10f_processes.ipynb #9bbf7f1b
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# %% ../nbs/10f_processes.ipynb #e8e96e3d
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class StopRequests:
@@ -95,7 +95,8 @@ class StopRequests:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            self.old = {number: signal.signal(number, self.ask) for number in STOP_SIGNALS}
+            heard = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # `nohup` stays what it is
+            self.old = {number: signal.signal(number, self.ask) for number in heard}
         return self
 
     def __exit__(self, kind, *error):

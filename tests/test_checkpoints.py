@@ -213,11 +213,12 @@ def survive(name: str, folder: Path, kills: int, seed: int = 0) -> dict:
             counts['late' if ended else 'saving'] += 1
         else:
             def kill(pids):
-                time.sleep(rng.uniform(.1, .7) * usual)
-                workers = [child for pid in pids for child in children(pid)]
-                kind = 'worker' if k % 4 == 2 and workers else 'process'
+                kind, workers, waits = 'worker' if k % 4 == 2 else 'process', [], time.perf_counter() + 30
+                while kind == 'worker' and not workers and time.perf_counter() < waits:
+                    workers = [child for pid in pids for child in children(pid)]
+                time.sleep(rng.uniform(0, .3) * usual if workers else rng.uniform(.1, .7) * usual)
                 try:
-                    os.kill(rng.choice(workers if kind == 'worker' else pids), signal.SIGKILL)
+                    os.kill(rng.choice(workers or pids), signal.SIGKILL)
                     counts[kind] += 1
                 except ProcessLookupError:
                     counts['late'] += 1

@@ -1,11 +1,13 @@
 "Runs that are killed, stopped, moved or spoiled: what a process boundary is needed for"
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -21,40 +23,64 @@ RECIPE = replace(recipe_named('mae/demo'), name='tiny', model=dict(img_size=32, 
                  decoder_depth=1, decoder_num_heads=2), epochs=3, warmup_epochs=1, batch=16, precision='fp32')
 STEPS = 12  # 64 images, 4 steps in each of 3 epochs
 
-RUN = '''
-import json, os, signal, sys
-from dataclasses import replace
-import torch
-torch.set_num_threads(1)
-from mimrepro import trainer
-from mimrepro.method import Recipe
-from mimrepro.data import open_source
-recipe, run, at, how = Recipe(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3]), sys.argv[4]
-step = trainer.train_step
-def killed(*args):
-    result = step(*args)
-    killed.steps += 1
-    if killed.steps == at:
-        if how == 'save': torch.save = lambda state, file: (file.write(b'half a state'), file.flush(), os.kill(os.getpid(), signal.SIGKILL))
-        else: os.kill(os.getpid(), getattr(signal, how))
-    return result
-killed.steps = 0
-trainer.train_step = killed
-trainer.Trainer(recipe, open_source('scenes:32', n=64), run, device='cpu', log_every=2, save_every=3, progress=False).fit()
-'''
+fork = multiprocessing.get_context('fork')  # what is imported here need not be imported again
 
 
-def launch(run, at=0, how='SIGKILL', recipe=RECIPE):
+class Left(NamedTuple):
+    "How a process ended"
+    code: int
+    out: str
+
+
+def child(run, at, how, recipe, out):
+    sys.stdout = open(out, 'w')
+    torch.set_num_threads(1)
+    step, count = trainer.train_step, [0]
+
+    def half(state, file):
+        file.write(b'half a state')
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def killed(*args):
+        result = step(*args)
+        count[0] += 1
+        if count[0] == at and how == 'save':
+            torch.save = half
+        elif count[0] == at:
+            os.kill(os.getpid(), getattr(signal, how))
+        return result
+    trainer.train_step = killed
+    code = 1
+    try:
+        tiny(run, recipe).fit()
+        code = 0
+    except SystemExit as left:
+        code = left.code
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        os._exit(code)
+
+
+def launch(run, at=0, how='SIGKILL', recipe=RECIPE) -> Left:
     "Train in a process of its own, which is killed after `at` of its steps"
-    return subprocess.run([sys.executable, '-c', RUN, json.dumps(asdict(recipe)), str(run), str(at), how], capture_output=True, text=True, timeout=300)
+    out = f'{run}.out'
+    process = fork.Process(target=child, args=(run, at, how, recipe, out))
+    process.start()
+    process.join(300)
+    return Left(process.exitcode, open(out).read())
+
+
+def tiny(run, recipe=RECIPE, **more):
+    return Trainer(recipe, open_source('scenes:32', n=64), run, device='cpu', progress=False, **{'log_every': 2, 'save_every': 3, **more})
 
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     "Weights and metrics of a run that nothing interrupted"
     run = tmp_path_factory.mktemp('whole')
-    result = launch(run)
-    assert result.returncode == 0, result.stderr
+    assert launch(run).code == 0
     return load_file(run / 'model.safetensors'), [json.loads(line) for line in open(run / 'metrics.jsonl')]
 
 
@@ -63,11 +89,10 @@ def test_a_run_killed_at_any_step_ends_with_the_same_weights(tmp_path, whole, ho
     weights, metrics = whole
     for at in kills:
         result = launch(tmp_path, at, how)
-        assert result.returncode == {'SIGTERM': 143, 'SIGUSR1': 138, 'SIGINT': -signal.SIGINT}.get(how, -signal.SIGKILL), result.stderr
+        assert result.code == {'SIGTERM': 143, 'SIGUSR1': 138, 'SIGINT': 130}.get(how, -signal.SIGKILL)
         if how in ('SIGTERM', 'SIGINT', 'SIGUSR1'):
-            assert 'the same command continues from here' in result.stdout
-    result = launch(tmp_path)
-    assert result.returncode == 0, result.stderr
+            assert 'the same command continues from here' in result.out
+    assert launch(tmp_path).code == 0
     ended = load_file(tmp_path / 'model.safetensors')
     assert all(torch.equal(ended[name], weights[name]) for name in weights)
     lines = [json.loads(line) for line in open(tmp_path / 'metrics.jsonl')]
@@ -101,10 +126,6 @@ def spoil(trainer, at: list[int], value=float('nan')):
         return step._replace(loss=step.loss * value) if trainer.step + 1 in at else step
     trainer.method.forward = spoiled
     return trainer
-
-
-def tiny(run, recipe=RECIPE, **more):
-    return Trainer(recipe, open_source('scenes:32', n=64), run, device='cpu', progress=False, **{'log_every': 2, 'save_every': 3, **more})
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path):
