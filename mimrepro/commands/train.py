@@ -5,28 +5,41 @@
 # %% auto #0
 __all__ = ['commands', 'pretrain', 'recipes']
 
-# %% ../../nbs/41_train.ipynb #f5bb3822
+# %% ../../nbs/41_train.ipynb #9dc099a0
 import json
 
+from ..launch import launch
 from ..method import change, load_method, method_names, recipe_named
+from ..processes import process_group
 from ..trainer import Trainer
 
-# %% ../../nbs/41_train.ipynb #ca30fd97
+# %% ../../nbs/41_train.ipynb #ef7de09d
 def pretrain(recipe: str,          # METHOD/RECIPE, such as mae/demo; `mimrepro recipes` lists them
              changes: list = (),   # what differs: epochs=10 batch=128 model.mask_ratio=0.6 ...
              data: str = '',       # folder, tar or name of images; default: the recipe's
              run: str = '',        # folder of the run; the same command again continues it (default: runs/NAME)
              device: str = '',     # cpu or cuda (default: a GPU where there is one)
              workers: int = -1,    # processes that decode; -1: small sets stay in memory, others get a number that fits the machine
+             processes: int = 1,   # on this machine, one for each GPU; one that dies is started again
+             parallel: str = 'ddp',    # of several processes: each has the whole model (ddp), or a part of it (fsdp)
+             recompute: bool = False,  # less memory for a third more arithmetic
              ) -> list[dict]:
     "Pre-train a method on images\nExample: mimrepro pretrain mae/small --data photos/ epochs=100"
     chosen = change(recipe_named(recipe), list(changes))
     if not (data or chosen.data):
         raise ValueError(f'the recipe {recipe} names no images: give a folder, a tar or a name with --data')
-    trainer = Trainer(chosen, data or None, run or None, device or None, None if workers < 0 else workers)
-    trainer.fit()
-    last = json.loads((trainer.run / 'metrics.jsonl').read_text().splitlines()[-1])
-    return [dict(run=str(trainer.run), steps=trainer.step, loss=last['loss'], images_per_second=last['images_per_second'], seconds=last['seconds'])]
+    arguments = dict(device=device or None, workers=None if workers < 0 else workers, parallel=parallel, recompute=recompute)
+    if processes > 1:
+        folder = launch(chosen, processes, data or None, run or None, **arguments)
+    else:
+        with process_group(device or None):
+            trainer = Trainer(chosen, data or None, run or None, **arguments)
+            trainer.fit()
+            folder = trainer.run
+        if trainer.team.rank:
+            raise SystemExit(0)  # process 0 tells the result
+    last = json.loads((folder / 'metrics.jsonl').read_text().splitlines()[-1])
+    return [dict(run=str(folder), steps=last['step'], loss=last['loss'], images_per_second=last['images_per_second'], seconds=last['seconds'])]
 
 # %% ../../nbs/41_train.ipynb #e1e1d3f6
 def recipes() -> list[dict]:
