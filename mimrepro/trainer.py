@@ -6,7 +6,7 @@
 __all__ = ['train_step', 'autocast', 'write_whole', 'git_commit', 'environment', 'make_run_folder', 'stop_requests',
            'keep_freed_memory', 'Trainer']
 
-# %% ../nbs/11_trainer.ipynb #e75aeda6
+# %% ../nbs/11_trainer.ipynb #f986fb4b
 import ctypes
 import json
 import os
@@ -31,10 +31,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from .data import open_source
+from .kernels import use_cpu_kernels
 from .loader import generator, loader
 from .method import Method, Recipe, build, decisive, parameter_groups, warmup_cosine
 from .twins import COLLAPSED
-from .vit import set_fused_attention
 from .weights import save_pretrained
 
 # %% ../nbs/11_trainer.ipynb #2077beaa
@@ -145,7 +145,7 @@ def keep_freed_memory():
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: do not shrink the heap
         mallopt(-4, 0)          # M_MMAP_MAX: no block outside the heap
 
-# %% ../nbs/11_trainer.ipynb #488d35de
+# %% ../nbs/11_trainer.ipynb #99db2f48
 class Trainer:
     "Trains a recipe's method on images into a run folder; `fit` starts, continues or finishes the run"
     def __init__(self,
@@ -170,8 +170,7 @@ class Trainer:
         self.run = make_run_folder(run or Path('runs') / recipe.name.replace(' ', ','))
         if self.device.type == 'cpu':
             keep_freed_memory()
-            if recipe.precision == 'bf16':
-                set_fused_attention(self.method, False)
+            use_cpu_kernels(self.method)
         self.loader = loader(self.source, self.method.crops, recipe.batch, self.device, recipe.seed, self.rank, self.world, workers)
         self.optimiser = torch.optim.AdamW(parameter_groups(self.method, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=True)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == 'fp16')

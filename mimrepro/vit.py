@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LN_EPS', 'blocks', 'init_weights', 'Encoder', 'set_fused_attention', 'attention_maps', 'Decoder', 'last_tokens']
 
-# %% ../nbs/00c_vit.ipynb #7f01c8f9
+# %% ../nbs/00c_vit.ipynb #e2d55569
 from functools import partial
 
 import torch
@@ -16,6 +16,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor
 
+from .kernels import CPULinear, linear
 from .masking import Masking
 from .patches import grid_of, patchify, sincos_positions, take
 
@@ -143,7 +144,7 @@ def attention_maps(model: nn.Module, # `Encoder` or timm ViT with unfused attent
             hook.remove()
     return maps
 
-# %% ../nbs/00c_vit.ipynb #d9b55316
+# %% ../nbs/00c_vit.ipynb #e5825af4
 class Decoder(nn.Module):
     "A narrow ViT that predicts a vector for every patch from the encoder's tokens"
     def __init__(self,
@@ -172,19 +173,22 @@ class Decoder(nn.Module):
         place = self.pos_embed[0, 1:][torch.cat([m.keep, m.hide], dim=1)]
         return y + torch.cat([self.pos_embed[:, :1].expand(len(y), -1, -1), place], dim=1)
 
+    def features(self, z: Tensor, m: Masking, hidden_only: bool = False) -> Tensor:
+        "What `pred` reads, visible patches before hidden ones: `B N E`, or `B N-K E`"
+        y = self.fill(z, m)
+        for block in self.blocks[:-1]:
+            y = block(y)
+        return self.norm(last_tokens(self.blocks[-1], y, 1 + m.keep.shape[1] if hidden_only else 1))
+
     def forward(self,
                 z: Tensor,                  # the encoder's tokens `B 1+K D`, class token first
                 m: Masking,                 # the masking they were made with
                 hidden_only: bool = False,  # predict hidden patches only, in the order of `m.hide`
                 ) -> Tensor:                # `B N out` in image order, or `B N-K out`
-        y = self.fill(z, m)
-        first = 1 + m.keep.shape[1] if hidden_only else 1
-        for block in self.blocks[:-1]:
-            y = block(y)
-        y = self.pred(self.norm(last_tokens(self.blocks[-1], y, first)))
+        y = self.pred(self.features(z, m, hidden_only))
         return y if hidden_only else take(y, m.restore)
 
-# %% ../nbs/00c_vit.ipynb #94a76bed
+# %% ../nbs/00c_vit.ipynb #a99930ce
 def last_tokens(block: nn.Module, # a timm `Block`
                 x: Tensor,        # tokens `B T E`
                 first: int,       # first token wanted
@@ -193,9 +197,10 @@ def last_tokens(block: nn.Module, # a timm `Block`
     attention, y = block.attn, block.norm1(x)
     split = lambda t: t.unflatten(-1, (-1, attention.num_heads, attention.head_dim)).transpose(1, 3)
     weight, bias = attention.qkv.weight.tensor_split([x.shape[-1]]), attention.qkv.bias.tensor_split([x.shape[-1]])
-    q = split(F.linear(y[:, first:], weight[0], bias[0]))[:, :, 0]
-    k, v = split(F.linear(y, weight[1], bias[1])).unbind(2)
-    if attention.fused_attn:
+    dense = linear if isinstance(attention.qkv, CPULinear) else F.linear
+    q = split(dense(y[:, first:], weight[0], bias[0]))[:, :, 0]
+    k, v = split(dense(y, weight[1], bias[1])).unbind(2)
+    if attention.fused_attn and (q.device.type, q.dtype) != ('cpu', torch.bfloat16):
         heads = F.scaled_dot_product_attention(q, k, v)
     else:
         heads = (q * attention.scale @ k.mT).softmax(-1) @ v
