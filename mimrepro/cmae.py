@@ -158,7 +158,7 @@ def views(self: CMAE, images, draws):
         online = hflip(online, draws['flip'])
     return dict(x=self.coloured(online, draws, 'online'), target=self.coloured(target, draws, 'target'))
 
-# %% ../nbs/03_cmae.ipynb #3743b4fc
+# %% ../nbs/03_cmae.ipynb #a2ee7463
 @patch
 def forward(self: CMAE, views, draws):
     "One masked reconstruction and one comparison"
@@ -179,7 +179,9 @@ def forward(self: CMAE, views, draws):
 @patch
 def feature(self: CMAE, z: Tensor, m: Masking) -> Tensor:
     "The online side's vector: mean of the feature decoder's answers for all patches, `B 1+K D` -> `B D`"
-    return (self.feature_decoder(z, m) if self.feature_decoder else z[:, 1:]).mean(1)
+    if self.feature_decoder is None:
+        return z[:, 1:].mean(1)
+    return self.feature_decoder.pred(self.feature_decoder.features(z, m).mean(1))  # a linear map of a mean is the mean of the linear maps
 
 
 @patch

@@ -6,7 +6,7 @@
 __all__ = ['augmentations', 'conventions', 'presets', 'released', 'recipes', 'method', 'masks_from_noise', 'ExtremaEncoder',
            'block_with_drop', 'ExtreMA', 'released_features', 'instance_attention', 'released_arguments']
 
-# %% ../nbs/02_extrema.ipynb #d33435cd
+# %% ../nbs/02_extrema.ipynb #89d1d26e
 from dataclasses import replace
 from functools import partial
 
@@ -17,26 +17,25 @@ from fastcore.basics import patch
 from timm.models.cait import LayerScaleBlockClassAttn
 from torch import Tensor
 
-from .masking import kept
+from .masking import disjoint_masks, kept
 from .method import Method, Recipe, Step
 from .patches import take
 from .twins import cosine_loss, cosine_momentum, follow, head, info_nce, momentum_copy, spread
 from .views import Crop, colour_jitter, draw_colour_jitter, grey, hflip, normalise
-from .vit import LN_EPS, Encoder, init_weights
+from .vit import LN_EPS, ClassAttention, Encoder, init_weights
 from .weights import encoder_arguments
 
-# %% ../nbs/02_extrema.ipynb #a1304543
+# %% ../nbs/02_extrema.ipynb #dd4b68c6
 def masks_from_noise(noise: Tensor,   # float `B N`: the masks are disjoint slices of one order; `B M N`: each has its own
                      ratio: float,    # share of patches hidden by each mask, in [0, 1)
                      num_masks: int,  # masks per image, `M`
                      ) -> Tensor:     # `B M K` patches that each mask leaves visible, the smallest noise first
     "What every mask leaves visible"
-    visible, order = kept(noise.shape[-1], ratio), noise.argsort(dim=-1)
     if noise.ndim == 3:
-        return order[..., :visible]
-    return order[:, :num_masks * visible].unflatten(1, (num_masks, visible))
+        return noise.argsort(dim=-1)[..., :kept(noise.shape[-1], ratio)]
+    return torch.stack([m.keep for m in disjoint_masks(noise, ratio, num_masks)], dim=1)
 
-# %% ../nbs/02_extrema.ipynb #5c2672d4
+# %% ../nbs/02_extrema.ipynb #6848b3d1
 class ExtremaEncoder(Encoder):
     "A ViT on patches alone, and a class token that asks its output in class-attention blocks (CaiT's)"
     num_prefix_tokens = 1  # in front of the patches in what `encoder(x)` returns
@@ -52,7 +51,7 @@ class ExtremaEncoder(Encoder):
         self.pos_embed = nn.Parameter(self.pos_embed[:, 1:].clone(), requires_grad=False)
         self.blocks_token = nn.ModuleList(
             LayerScaleBlockClassAttn(embed_dim, num_heads, mlp_ratio, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=LN_EPS),
-                                     init_values=layer_scale or 0.) for _ in range(class_blocks))
+                                     attn_block=ClassAttention, init_values=layer_scale or 0.) for _ in range(class_blocks))
         self.blocks_token.apply(init_weights)
         for block in self.blocks_token if layer_scale is None else ():
             del block.gamma_1, block.gamma_2

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['presets', 'released', 'recipes', 'method', 'at_scale', 'MapHead', 'LocalDecoder', 'LocalMIM', 'released_arguments']
 
-# %% ../nbs/04_localmim.ipynb #fa0e1624
+# %% ../nbs/04_localmim.ipynb #eb5cc0fb
 import math
 from dataclasses import replace
 
@@ -16,10 +16,10 @@ from fastcore.basics import patch
 from timm.layers import LayerNorm2d
 from torch import Tensor
 
-from .masking import Masking, mask_from_noise, masked_mean, uniform_noise
+from .masking import Masking, cell_patches, mask_from_noise, masked_mean, uniform_noise
 from .method import Method, Recipe, Step
 from .patches import patchify, sincos_positions, take
-from .swin import SwinEncoder, shared_mask, swin_arguments, unit_order
+from .swin import SwinEncoder, shared_mask, swin_arguments
 from .targets import HOG, histograms, norm_pixels
 from .views import Crop, hflip, normalise
 from .vit import LN_EPS, Encoder, blocks, init_weights
@@ -194,7 +194,7 @@ def masking(self: LocalMIM, noise: Tensor) -> Masking:
     "Which patches, or which of Swin's units, are seen"
     return (mask_from_noise if self.architecture == 'vit' else shared_mask)(noise, self.mask_ratio)
 
-# %% ../nbs/04_localmim.ipynb #4695b1a2
+# %% ../nbs/04_localmim.ipynb #18cea0ab
 @patch
 def tapped(self: LocalMIM, x: Tensor, m: Masking):
     "The tokens at every task, each through its own norm: `B 1+K D`, for Swin `B K D`"
@@ -217,7 +217,7 @@ def restore(self: LocalMIM, m: Masking, k: int) -> Tensor:
     if self.architecture == 'vit':
         return m.restore
     size = self.scales[k]**2
-    by_unit = unit_order(self.units, self.scales[k]).to(m.restore.device).flatten().argsort()
+    by_unit = cell_patches([side * self.scales[k] for side in self.units], self.scales[k]).to(m.restore.device).flatten().argsort()
     return m.restore[:, by_unit // size] * size + by_unit % size
 
 # %% ../nbs/04_localmim.ipynb #55620354

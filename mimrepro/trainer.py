@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['train_step', 'autocast', 'Trainer']
 
-# %% ../nbs/11_trainer.ipynb #a185e85f
+# %% ../nbs/11_trainer.ipynb #c453871c
 import json
 import math
 import os
@@ -26,12 +26,12 @@ from tqdm import tqdm
 
 from .checkpoints import claim, cut_metrics, locked, make_run_folder, newest_state, write_batch, write_state, write_whole
 from .data import open_source
+from .kernels import use_cpu_kernels
 from .loader import generator, loader
 from .machine import environment, git_commit, keep_freed_memory, peak_memory
 from .method import Method, Recipe, build, decisive, parameter_groups, warmup_cosine
 from .processes import StopRequests, Team, gradients_wait, live_tensors, put_tensors, recompute, shard, whole_tensors
 from .twins import COLLAPSED
-from .vit import set_fused_attention
 from .weights import save_pretrained
 
 # %% ../nbs/11_trainer.ipynb #2c0ecb8c
@@ -74,7 +74,7 @@ def autocast(device: torch.device,
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == 'bf16' else torch.float16)
 
-# %% ../nbs/11_trainer.ipynb #f7747ca3
+# %% ../nbs/11_trainer.ipynb #24fa4b52
 class Trainer:
     "Trains a recipe's method on images into a run folder; `fit` starts, continues or finishes the run"
     def __init__(self,
@@ -103,8 +103,7 @@ class Trainer:
         self.run = self.team.first(lambda: make_run_folder(run or Path('runs') / recipe.name.replace(' ', ',')))
         if self.device.type == 'cpu':
             keep_freed_memory()
-            if recipe.precision == 'bf16':
-                set_fused_attention(self.method, False)
+            use_cpu_kernels(self.method)
         self.loader = loader(self.source, self.method.crops, recipe.batch, self.device, recipe.seed, self.team.rank, self.team.world, workers)
         self.spread_out(recompute)
         self.optimiser = torch.optim.AdamW(parameter_groups(self.method, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=True)

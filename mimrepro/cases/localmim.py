@@ -8,7 +8,7 @@ __all__ = ['parts', 'inputs', 'rules', 'arguments', 'fixed', 'loaded', 'their_na
            'mask_parts', 'small_parts', 'finetuned', 'merging', 'fill', 'groups', 'packing', 'attention_calls',
            'outputs']
 
-# %% ../../nbs/48_localmim_case.ipynb #eef32694
+# %% ../../nbs/48_localmim_case.ipynb #efa6f22b
 import math
 import re
 
@@ -22,7 +22,8 @@ from ..localmim import LocalMIM, at_scale, released
 from ..method import parameter_groups, warmup_cosine
 from ..parity import Bound, Case, norms
 from ..patches import patchify, sincos_positions
-from ..swin import PatchMerging, shared_mask, swap_merging, unit_order, windows
+from ..masking import cell_patches
+from ..swin import PatchMerging, shared_mask, swap_merging, windows
 from ..targets import HOG, norm_pixels
 from ..views import normalise
 from ..vit import LN_EPS
@@ -75,7 +76,7 @@ def noise(draw: Tensor) -> dict[str, Tensor]:
     "The case's draw, noise `B N` or a permutation of the units, as ours"
     return dict(noise=draw.float() if draw.ndim == 2 else draw.float()[None])
 
-# %% ../../nbs/48_localmim_case.ipynb #befe570c
+# %% ../../nbs/48_localmim_case.ipynb #173d6903
 def stored(name: str, value: Tensor) -> dict[str, Tensor]:
     "A prediction or target `B N D` in every form in which a case may hold it"
     steps = [max(1, n // most) for n, most in zip(value.shape[1:], (7, 48))]
@@ -92,7 +93,7 @@ def step_outputs(model: LocalMIM, x: Tensor, draws: dict) -> tuple[Tensor, dict[
         found |= {f'loss.{k}': step.parts[f'task{k + 1}'], f'latent.{k}': step.aux[f'latent{k + 1}'], f'loss_mask.{k}': step.aux[f'hidden{k + 1}']}
         found |= stored(f'pred.{k}', step.aux[f'pred{k + 1}']) | stored(f'target.{k}', step.aux[f'target{k + 1}'])
         if model.architecture == 'swin':
-            found[f'ids_restore.{k}'] = model.restore(m, k)[:, unit_order(model.units, model.scales[k]).flatten()]
+            found[f'ids_restore.{k}'] = model.restore(m, k)[:, cell_patches([side * model.scales[k] for side in model.units], model.scales[k]).flatten()]
     return step.loss, found
 
 # %% ../../nbs/48_localmim_case.ipynb #357c07c2
