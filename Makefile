@@ -17,7 +17,7 @@ demo: $(VENV)/.installed          ## pre-train MAE on the built-in images, judge
 	$(RUN) mimrepro demo
 
 test: $(VENV)/.installed          ## all tests: those of the package, then every notebook from top to bottom
-	$(RUN) python -m pytest
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 	$(RUN) OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --timing
 
 lab: $(VENV)/.installed           ## open the notebooks

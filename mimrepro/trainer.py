@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['train_step', 'autocast', 'Trainer']
 
-# %% ../nbs/11_trainer.ipynb #c453871c
+# %% ../nbs/11_trainer.ipynb #220acae1
 import json
 import math
 import os
@@ -30,6 +30,8 @@ from .kernels import use_cpu_kernels
 from .loader import generator, loader
 from .machine import environment, git_commit, keep_freed_memory, peak_memory
 from .method import Method, Recipe, build, decisive, parameter_groups, warmup_cosine
+from .metrics import live_line
+from .metrics import writers as open_writers
 from .processes import StopRequests, Team, gradients_wait, live_tensors, put_tensors, recompute, shard, whole_tensors
 from .twins import COLLAPSED
 from .weights import save_pretrained
@@ -74,7 +76,7 @@ def autocast(device: torch.device,
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == 'bf16' else torch.float16)
 
-# %% ../nbs/11_trainer.ipynb #24fa4b52
+# %% ../nbs/11_trainer.ipynb #ea392004
 class Trainer:
     "Trains a recipe's method on images into a run folder; `fit` starts, continues or finishes the run"
     def __init__(self,
@@ -86,7 +88,7 @@ class Trainer:
                  log_every: int = 20,        # steps between log points
                  save_every: int = 500,      # steps between saved states
                  progress: bool = True,      # show a progress bar
-                 writers=(),                 # besides `metrics.jsonl`: objects with `write(line: dict)` and `close()`
+                 writers='',                 # besides `metrics.jsonl`: 'tensorboard', 'wandb', both; or objects with `write(line: dict)` and `close()`
                  parallel: str = 'ddp',      # of several processes: each has the whole model ('ddp'), or a part of it ('fsdp')
                  recompute: bool = False,    # compute blocks again in the backward pass: less memory, a third more arithmetic
                  keep: int = 2,              # newest states kept, besides the best
@@ -97,10 +99,11 @@ class Trainer:
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         self.check(recipe, parallel)
         self.recipe, self.log_every, self.save_every, self.progress = recipe, log_every, save_every, progress and self.team.rank == 0
-        self.writers, self.parallel, self.keep, self.rollbacks, self.spike = writers, parallel, keep, rollbacks, spike
+        self.parallel, self.keep, self.rollbacks, self.spike = parallel, keep, rollbacks, spike
         self.source = open_source(data or recipe.data) if isinstance(data or recipe.data, str) else data
         self.method = build(recipe).to(self.device)
         self.run = self.team.first(lambda: make_run_folder(run or Path('runs') / recipe.name.replace(' ', ',')))
+        self.writers = open_writers(writers, self.run) if isinstance(writers, str) and self.team.rank == 0 else writers or ()
         if self.device.type == 'cpu':
             keep_freed_memory()
             use_cpu_kernels(self.method)
@@ -210,7 +213,7 @@ def batches(self: Trainer):
             return
         yield batch
 
-# %% ../nbs/11_trainer.ipynb #727bf886
+# %% ../nbs/11_trainer.ipynb #e0c0276f
 @patch
 def log(self: Trainer, window: list, rate: float, bar: tqdm) -> bool:  # whether the losses are good
     "Read the losses since the last log point and write a line, or go back to the last good state"
@@ -235,7 +238,7 @@ def log(self: Trainer, window: list, rate: float, bar: tqdm) -> bool:  # whether
             writer.write(line)
     self.watch(line)
     bar.update(self.step - bar.n)
-    bar.set_postfix(loss=f'{line["loss"]:.4f}', images=f'{line["images_per_second"]:.0f}/s')
+    bar.set_postfix_str(live_line(line, self.total))
     return True
 
 

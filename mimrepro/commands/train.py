@@ -13,7 +13,7 @@ from ..method import change, load_method, method_names, recipe_named
 from ..processes import process_group
 from ..trainer import Trainer
 
-# %% ../../nbs/41_train.ipynb #ef7de09d
+# %% ../../nbs/41_train.ipynb #b2caa234
 def pretrain(recipe: str,          # METHOD/RECIPE, such as mae/demo; `mimrepro recipes` lists them
              changes: list = (),   # what differs: epochs=10 batch=128 model.mask_ratio=0.6 ...
              data: str = '',       # folder, tar or name of images; default: the recipe's
@@ -23,12 +23,13 @@ def pretrain(recipe: str,          # METHOD/RECIPE, such as mae/demo; `mimrepro 
              processes: int = 1,   # on this machine, one for each GPU; one that dies is started again
              parallel: str = 'ddp',    # of several processes: each has the whole model (ddp), or a part of it (fsdp)
              recompute: bool = False,  # less memory for a third more arithmetic
+             log: str = '',        # tensorboard, wandb or both with a comma, besides the run's own metrics.jsonl
              ) -> list[dict]:
     "Pre-train a method on images\nExample: mimrepro pretrain mae/small --data photos/ epochs=100"
     chosen = change(recipe_named(recipe), list(changes))
     if not (data or chosen.data):
         raise ValueError(f'the recipe {recipe} names no images: give a folder, a tar or a name with --data')
-    arguments = dict(device=device or None, workers=None if workers < 0 else workers, parallel=parallel, recompute=recompute)
+    arguments = dict(device=device or None, workers=None if workers < 0 else workers, parallel=parallel, recompute=recompute, writers=log)
     if processes > 1:
         folder = launch(chosen, processes, data or None, run or None, **arguments)
     else:
