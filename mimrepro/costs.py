@@ -335,7 +335,7 @@ def images_in(recipe: Recipe) -> int:
         raise ValueError(f'{recipe.name} names no images: say how many there are (--data-size)')
     return len(open_source(recipe.data))
 
-# %% ../nbs/40d_costs.ipynb #487dd73a
+# %% ../nbs/40d_costs.ipynb #4ba08f13
 def cost(recipe: Recipe,
          device: str | Device = 'h200', # a device of the table, or 'cpu' or 'cuda': this machine
          count: int = 1,                # devices
@@ -346,19 +346,19 @@ def cost(recipe: Recipe,
          ) -> Cost:
     "Predict time, hours and memory of a recipe"
     machine = device_named(device) if isinstance(device, str) else device
-    if count < 1 or recipe.batch % count:
-        raise ValueError(f'a batch of {recipe.batch} cannot be shared by {count} devices')
+    steps = (images_in(recipe) if images is None else images) // recipe.batch
+    if count < 1 or recipe.batch % count or (at_once or 1) < 1 or steps < 1:
+        raise ValueError(f'a batch of {recipe.batch} cannot be shared by {count} devices with {at_once or "all"} at once, or the data has fewer images')
     share, step = recipe.batch // count, count_step(recipe, recipe.precision in machine.fused, recompute)
     largest = largest_batch(step, machine, count, shard)
-    n = at_once or max((d for d in range(1, share // min(share, recipe.accumulate) + 1) if share % d == 0 and d <= largest), default=1)
+    n = min(at_once, share) if at_once else max((d for d in range(1, share // min(share, recipe.accumulate) + 1) if share % d == 0 and d <= largest), default=1)
     passes = math.ceil(share / n)
     parts = {name: passes * t for name, t in pass_seconds(step, n, machine, recipe.precision).items()}
     exchange, one = exchange_seconds(step, machine, count, shard, recipe.precision != 'fp32'), sum(parts.values()) / passes
     parts |= dict(update=update_seconds(step, machine, count if shard else 1), exchange=(passes if shard else 1) * max(0., exchange - 2 / 3 * one))
     seconds = sum(parts.values())
     held = memory_of(step, n, count, shard, passes)
-    steps = recipe.epochs * ((images_in(recipe) if images is None else images) // recipe.batch)
-    return Cost(machine.name, count, n, passes, parts, recipe.batch / seconds, steps * seconds * count / 3600, {name: size / 2**30 for name, size in held.items()}, largest,
+    return Cost(machine.name, count, n, passes, parts, recipe.batch / seconds, recipe.epochs * steps * seconds * count / 3600, {name: size / 2**30 for name, size in held.items()}, largest,
                 recipe.batch / seconds * step.crop_bytes)
 
 # %% ../nbs/40d_costs.ipynb #a66e927d

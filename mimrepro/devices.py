@@ -90,13 +90,15 @@ def best_of(f, tries: int, clock) -> float:  # seconds
         times.append(clock() - started)
     return min(times)
 
-# %% ../nbs/40ca_devices.ipynb #d0fa1854
+# %% ../nbs/40ca_devices.ipynb #4051c20b
 def ceilings(device: str = '',  # 'cpu' or 'cuda'; '': a GPU where there is one
              out: str = '',     # folder of `ceilings.jsonl`; '': no record is written
              tries: int = 20,
              ) -> dict:         # FLOP/s, bytes/s and seconds; of one core on a CPU
     "Measure the fastest matrix product in fp32 and bf16, a copy, and the start of a small operation"
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    if device not in ('cpu', 'cuda') or device == 'cuda' and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} cannot be measured here: expected 'cpu'" + (" or 'cuda'" if torch.cuda.is_available() else ', there is no GPU'))
     gpu, threads = device == 'cuda', torch.get_num_threads()
 
     def clock():

@@ -80,10 +80,10 @@ def test_pages_are_the_same_when_drawn_again_and_leave_out_what_is_missing(tmp_p
     monkeypatch.setattr('mimrepro.performance.published_rows', lambda: [dict(run='one', published_hours=1.)])
     assert list(sections(tmp_path)) == ['papers', 'scaling'] and read_lines(tmp_path / 'no.jsonl') == []
     (tmp_path / 'performance').mkdir()
-    record = dict(source='scenes', images_per_second=10., environment=dict(versions=dict(torch='2', timm='1', mimrepro='0'), commit='abc', when='2026-01-01T00'), device='CPU', more=[1])
+    record = dict(source='scenes', images_per_second=10., ours=dict(best=3.), environment=dict(device='CPU here', versions=dict(torch='2', timm='1', mimrepro='0'), commit='abc', when='2026-01-01T00'), more=[1])
     (tmp_path / 'performance' / 'data.jsonl').write_text(json.dumps(record))
     page = write_performance(tmp_path)
     first = {path.name: path.read_bytes() for path in page.parent.iterdir()}
-    assert '## Data' in page.read_text() and '| scenes | 10 | CPU |' in page.read_text() and 'commit abc' in page.read_text()
+    assert '## Data' in page.read_text() and '| scenes | 10 | 3 |' in page.read_text() and 'CPU here' in page.read_text() and 'commit abc' in page.read_text()
     write_performance(tmp_path)
     assert {path.name: path.read_bytes() for path in page.parent.iterdir()} == first
