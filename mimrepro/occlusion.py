@@ -71,7 +71,7 @@ def centre_order(classifier: Classifier, images: Tensor, side: int, gen: torch.G
 orders: dict[str, Callable] = {'random': random_order, 'salient': salient_order, 'attended': attended_order, 'centre': centre_order,
                                'background': lambda *args: -salient_order(*args)}
 
-# %% ../nbs/23c_occlusion.ipynb #493bff78
+# %% ../nbs/23c_occlusion.ipynb #2ba628f8
 def hidden_patches(scores: Tensor,  # `B N`: the largest are hidden
                    share: float,    # of the patches to hide, in [0, 1)
                    ) -> Tensor:     # bool `B N`
@@ -79,7 +79,7 @@ def hidden_patches(scores: Tensor,  # `B N`: the largest are hidden
     if not 0 <= share < 1:
         raise ValueError(f'a share of {share} of hidden patches: expected 0 to below 1')
     hide = min(round(share * scores.shape[1]), scores.shape[1] - 1)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, scores.argsort(1, descending=True)[:, :hide], True)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, scores.argsort(dim=1, descending=True, stable=True)[:, :hide], True)
 
 
 def painted_over(images: Tensor,    # uint8 `B 3 H W`
