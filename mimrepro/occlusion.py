@@ -119,7 +119,7 @@ def shuffled(images: Tensor,         # `B C H W`
     moved = parts[torch.arange(len(parts), device=images.device)[:, None], order]
     return rearrange(moved, 'b (h w) c p q -> b c (h p) (w q)', h=cells)
 
-# %% ../nbs/23c_occlusion.ipynb #6cd5ae71
+# %% ../nbs/23c_occlusion.ipynb #3f3c7a11
 def judge_occlusion(encoder, train, test, device, folder, order: str, fill: str, shares: tuple[float, ...], seed: int, images: int | None, pool: str,
                     train_images: int | None) -> dict[str, float]:
     "Accuracy with growing shares of patches hidden, and its mean over the shares"
@@ -151,7 +151,7 @@ def judge_shuffle(encoder, train, test, device, folder, cells: tuple[int, ...], 
         found[f'acc@{count}x{count}'] = 100 * (answers == labels).float().mean().item()
     return found
 
-
+# %% ../nbs/23c_occlusion.ipynb #33132030
 shares = tuple(k / 10 for k in range(10))
 about = 'top-1 with growing shares of patches hidden (Naseer et al., section 3.1): '
 occlusion = settings | dict(order='random', fill='mean', shares=shares, seed=0)
