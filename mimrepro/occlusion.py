@@ -71,7 +71,7 @@ def centre_order(classifier: Classifier, images: Tensor, side: int, gen: torch.G
 orders: dict[str, Callable] = {'random': random_order, 'salient': salient_order, 'attended': attended_order, 'centre': centre_order,
                                'background': lambda *args: -salient_order(*args)}
 
-# %% ../nbs/23c_occlusion.ipynb #493bff78
+# %% ../nbs/23c_occlusion.ipynb #2ba628f8
 def hidden_patches(scores: Tensor,  # `B N`: the largest are hidden
                    share: float,    # of the patches to hide, in [0, 1)
                    ) -> Tensor:     # bool `B N`
@@ -79,7 +79,7 @@ def hidden_patches(scores: Tensor,  # `B N`: the largest are hidden
     if not 0 <= share < 1:
         raise ValueError(f'a share of {share} of hidden patches: expected 0 to below 1')
     hide = min(round(share * scores.shape[1]), scores.shape[1] - 1)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, scores.argsort(1, descending=True)[:, :hide], True)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, scores.argsort(dim=1, descending=True, stable=True)[:, :hide], True)
 
 
 def painted_over(images: Tensor,    # uint8 `B 3 H W`
@@ -119,7 +119,7 @@ def shuffled(images: Tensor,         # `B C H W`
     moved = parts[torch.arange(len(parts), device=images.device)[:, None], order]
     return rearrange(moved, 'b (h w) c p q -> b c (h p) (w q)', h=cells)
 
-# %% ../nbs/23c_occlusion.ipynb #6cd5ae71
+# %% ../nbs/23c_occlusion.ipynb #3f3c7a11
 def judge_occlusion(encoder, train, test, device, folder, order: str, fill: str, shares: tuple[float, ...], seed: int, images: int | None, pool: str,
                     train_images: int | None) -> dict[str, float]:
     "Accuracy with growing shares of patches hidden, and its mean over the shares"
@@ -151,7 +151,7 @@ def judge_shuffle(encoder, train, test, device, folder, cells: tuple[int, ...], 
         found[f'acc@{count}x{count}'] = 100 * (answers == labels).float().mean().item()
     return found
 
-
+# %% ../nbs/23c_occlusion.ipynb #33132030
 shares = tuple(k / 10 for k in range(10))
 about = 'top-1 with growing shares of patches hidden (Naseer et al., section 3.1): '
 occlusion = settings | dict(order='random', fill='mean', shares=shares, seed=0)

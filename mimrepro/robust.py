@@ -215,12 +215,12 @@ def top1(classifier: Classifier,
         count += len(labels)
     return 100 * right / count
 
-# %% ../nbs/23_robust.ipynb #8f593d16
+# %% ../nbs/23_robust.ipynb #6821e3dd
 def with_thing(f: dict[str, Tensor], **changes) -> dict[str, Tensor]:
     "Factors of scenes with other numbers for the labelled thing"
     f = dict(f)
     for name, value in changes.items():
-        f[name] = torch.cat([torch.as_tensor(value, dtype=f[name].dtype).expand(len(f[name]))[:, None], f[name][:, 1:]], 1)
+        f[name] = torch.cat([torch.as_tensor(value, dtype=f[name].dtype, device=f[name].device).expand(len(f[name]))[:, None], f[name][:, 1:]], 1)
     return f
 
 

@@ -7,6 +7,7 @@ import torch
 from timm.models import VisionTransformer
 
 from mimrepro.data import Source, open_source
+from mimrepro.method import build, load_method, method_names
 from mimrepro.protocols import find_protocols
 from mimrepro.robust import as_classifier, head_classes
 from mimrepro.vit import Encoder
@@ -34,6 +35,16 @@ def test_a_protocol_on_scenes(name, judged):
     assert found and all(isinstance(value, float) for value in found.values())
     assert all(0 <= value <= 100 for key, value in found.items() if key.startswith('acc'))
     assert encoder.training and all(value.equal(before[key]) for key, value in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize('name', method_names())
+def test_the_encoder_of_every_method_can_be_judged(name, judged):
+    torch.manual_seed(0)
+    encoder = build(load_method(name).recipes['demo']).encoder
+    classifier = as_classifier(encoder, judged[1], train_images=40)
+    for protocol in ('occlusion', 'attack-fgsm', 'occlusion-tokens')[:3 if isinstance(encoder, Encoder) else 2]:
+        found = find_protocols()[protocol](classifier, None, judged[2], device='cpu', images=20, **(dict(shares=(0., .5)) if 'occlusion' in protocol else dict(epsilons=(2,))))
+        assert all(0 <= value <= 100 for value in found.values())
 
 
 def test_a_fine_tuned_network_is_taken_as_it_is(judged):
