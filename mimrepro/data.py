@@ -74,7 +74,7 @@ def usable(fetch: Callable,             # gives the content: bytes, a PIL image,
     large = height >= least[0] and width >= least[1]
     return image if large else f'{height} x {width} pixels, smaller than the crop of {least[0]} x {least[1]}'
 
-# %% ../nbs/10_data.ipynb #30d7acd5
+# %% ../nbs/10_data.ipynb #9e574955
 class Source(Dataset):
     "Images by number, decoded when asked for: `source[i]` is (uint8 `3 H W`, label)"
     def __init__(self, name: str,                     # what to call it in messages and records
@@ -87,7 +87,7 @@ class Source(Dataset):
         self.name, self.fetch, self.files, self.classes, self.arrays = name, fetch, files, classes, arrays
         self.labels = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
         self.broken: dict[str, str] = {}
-        self.watch = None  # called with the name of each file before it is read: how a worker's chapter knows where it is
+        self.watch = None  # called with the name of each file before it is read; see `10a_workers`
 
     def __len__(self): return len(self.files)
     def file(self, i: int) -> str: return self.files[i]
@@ -262,7 +262,7 @@ def open_library(name: str,               # timm's name: 'torch/...' or 'hfds/..
         raise ValueError(f'{name}, split {split!r}, root {root!r}: {error}{hint}') from error
     return Source(f'{name}:{split}', partial(library_item, dataset), [f'{name}:{split}[{i}]' for i in range(len(dataset))], labels, classes)
 
-# %% ../nbs/10_data.ipynb #bbb67681
+# %% ../nbs/10_data.ipynb #e149a8c2
 def open_scenes(name: str,  # 'scenes' or 'scenes:SIZE'
                 split: str, # 'train', 'val' or 'test'
                 **kw,       # to `Scenes`, such as n=1000
@@ -280,7 +280,7 @@ def names_shards(name: str) -> bool:
     path = Path(name).expanduser()
     if not path.is_dir(): return False
     ends = {'folder' if entry.is_dir() else os.path.splitext(entry.name)[1].lower() for entry in os.scandir(path)}
-    return '.parquet' in ends or any(path.glob('data/*.parquet')) or ('.tar' in ends and not ends & {'folder', *IMG_EXTENSIONS})
+    return any(path.glob('data/*.parquet')) or bool(ends & {'.parquet', '.tar'}) and not ends & {'folder', *IMG_EXTENSIONS}
 
 
 def not_found(name: str) -> FileNotFoundError:

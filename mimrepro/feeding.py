@@ -6,22 +6,19 @@
 __all__ = ['mean', 'deviation', 'who_waits', 'documented', 'per_sample', 'finished', 'batched', 'decoded', 'rates', 'photographs',
            'contest']
 
-# %% ../nbs/10f_feeding.ipynb #56802ae1
-import json
+# %% ../nbs/10f_feeding.ipynb #54add282
+import io
 import statistics
 import time
 from collections.abc import Callable
-from functools import partial
 from itertools import count, cycle, islice
-from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from .data import Source, decode
+from .data import Source
 from .loader import Cropper, ResidentLoader
 from .show import sample_images
 from .views import Crop, hflip, normalise

@@ -6,12 +6,10 @@
 __all__ = ['products', 'common', 'listeners', 'count_flops', 'flops_per_image', 'matmul_ceiling', 'utilisation', 'parts_of',
            'duration', 'live_line', 'JsonLines', 'need', 'TensorBoard', 'WeightsAndBiases', 'writers', 'read_lines']
 
-# %% ../nbs/10e_metrics.ipynb #66a3d38e
+# %% ../nbs/10e_metrics.ipynb #dbf0388a
 import json
-import math
 import os
 import time
-from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from pathlib import Path

@@ -133,7 +133,7 @@ def images_there(self: Stream, shard: int) -> int:
     except (OSError, tarfile.TarError, EOFError, ValueError): pass
     return count
 
-# %% ../nbs/10c_streams.ipynb #ecf12dff
+# %% ../nbs/10c_streams.ipynb #2772e852
 @patch
 def lane(self: Stream,
          seed: int, epoch: int, lane: int,
@@ -151,6 +151,7 @@ def lane(self: Stream,
         held = {number: (name, content) for number, name, content in found}
         for k, i in enumerate(given, begin):
             if k >= start: yield found[i - begin][0], held
+        found.clear(); held.clear()  # before the next filling takes their room
 
 # %% ../nbs/10c_streams.ipynb #2244a37e
 @patch

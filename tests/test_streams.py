@@ -20,7 +20,7 @@ from PIL import Image
 
 from mimrepro.data import open_source, resident
 from mimrepro.loader import Batch, loader
-from mimrepro.streams import Piece, lane_pieces
+from mimrepro.streams import lane_pieces
 from mimrepro.views import Crop
 from mimrepro.workers import WorkerFault
 
