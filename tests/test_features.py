@@ -14,6 +14,7 @@ from mimrepro.protocols import find_protocols, protocol_named
 from mimrepro.vit import Encoder
 
 DATA = os.environ.get('MIMREPRO_DATA')
+FIRST_CLASS = ['n01629819_232.JPEG', 'n01629819_291.JPEG', 'n01629819_313.JPEG', 'n01629819_59.JPEG', 'n01629819_71.JPEG']  # the part of 1 % is fixed
 needs_data = pytest.mark.skipif(not DATA, reason='set MIMREPRO_DATA to the folder of the real images')
 
 
@@ -44,9 +45,9 @@ def test_knn_is_scikit_learns(cached):
 
 @needs_data
 def test_the_linear_probe_is_scikit_learns_on_real_images():
-    encoder = Encoder(64, 16, embed_dim=48, depth=1, num_heads=4)
+    encoder = Encoder(32, 16, embed_dim=32, depth=1, num_heads=4)
     (train, y), (test, y_test) = (read(encoder, open_source(Path(DATA) / f'cifar10-small-{split}.tar.gz')) for split in ('train', 'test'))
-    train, y = train[::5], y[::5]
+    train, y = train[::10], y[::10]
     scale = StandardScaler().fit(train)
     oracle = LogisticRegression(C=1 / (1e-3 * len(train)), max_iter=500).fit(scale.transform(train), y)
     assert abs(quick_probe(train, y, test, y_test) - 100 * oracle.score(scale.transform(test), y_test)) < .5
@@ -61,18 +62,15 @@ def test_few_labels_of_tiny_imagenet_are_the_same_everywhere():
     assert sorted(Path(source.file(int(i))).name for i in one if source.labels[i] == 0) == FIRST_CLASS
 
 
-FIRST_CLASS = []
-
-
 def test_every_protocol_can_be_described():
     for name, protocol in find_protocols().items():
         assert len(protocol.about) > 10 and protocol_named(name) is protocol
         assert protocol.branch in ('student', 'momentum')
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_a_probe_on_a_gpu_answers_the_same():
-    if not torch.cuda.is_available():
-        pytest.skip('needs a GPU')
     x, y = torch.randn(200, 8), torch.randint(0, 3, (200,))
     here, there = fit_logistic(x, y, 3), fit_logistic(x.cuda(), y.cuda(), 3)
     assert all(torch.allclose(a, b.cpu(), atol=1e-3) for a, b in zip(here, there))

@@ -54,10 +54,11 @@ def test_a_signal_in_the_middle_of_an_epoch_loses_nothing(scenes, encoder, tmp_p
 
 
 @pytest.mark.parametrize('name', [name for name in find_protocols() if name.startswith(('finetune-', 'scratch', 'partial-', 'semi-'))])
-def test_every_preset_takes_a_step(scenes, encoder, name, tmp_path):
+def test_every_preset_takes_a_step(encoder, name, tmp_path):
+    scenes = open_source('scenes:32', 'train', n=12), open_source('scenes:32', 'test', n=8)
     protocol = find_protocols()[name]
     swin = SwinEncoder(32, 2, embed_dim=16, depths=(1, 1), num_heads=(2, 2), window_size=4) if 'swin' in name else encoder
-    changes = dict(epochs=1, warmup_epochs=.5, batch=64, precision='fp32') | (dict(tuned=2) if protocol.settings['tuned'] > 2 else {}) | (dict(share=.5) if name.startswith('semi') else {})
+    changes = dict(epochs=1, warmup_epochs=.5, batch=12, precision='fp32') | (dict(tuned=2) if protocol.settings['tuned'] > 2 else {}) | (dict(share=.5) if name.startswith('semi') else {})
     found = protocol(swin, *scenes, 'cpu', tmp_path, **changes)
     assert 0 <= found['top1'] <= 100 and load_file(tmp_path / 'classifier.safetensors')
     assert ('top1_ema' in found) == name.startswith('scratch') * (name != 'scratch-small')
