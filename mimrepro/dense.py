@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['needed', 'dense_groups', 'Training', 'Steps', 'to_device', 'identity', 'DenseRun']
 
-# %% ../nbs/22a_dense.ipynb #208debae
-import hashlib
+# %% ../nbs/22a_dense.ipynb #50448183
 import json
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .loader import generator
+from .protocols import weights_mark
 from .trainer import autocast, keep_freed_memory, make_run_folder, stop_requests, write_whole
 
 # %% ../nbs/22a_dense.ipynb #40d9ae23
@@ -94,7 +94,7 @@ class Steps(Dataset):
             torch.manual_seed(generator('dense batch', self.seed, step).initial_seed())
             return self.collate([self.augment(*self.source[int(orders[place // n][place % n])]) for place in places])
 
-# %% ../nbs/22a_dense.ipynb #82183165
+# %% ../nbs/22a_dense.ipynb #a1cb5644
 def to_device(batch, device: str):
     "Tensors inside lists, tuples and dictionaries, moved"
     if isinstance(batch, Tensor): return batch.to(device, non_blocking=True)
@@ -104,13 +104,10 @@ def to_device(batch, device: str):
 
 def identity(model: nn.Module, steps: Steps, training: Training) -> dict:
     "What makes a run another run: its settings, the weights it starts from, its data"
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     settings = {name: value for name, value in asdict(training).items() if name not in ('workers', 'save_every', 'progress')}
-    return json.loads(json.dumps(dict(settings, weights=digest.hexdigest()[:16], data=getattr(steps.source, 'name', ''), images=len(steps.source))))
+    return json.loads(json.dumps(dict(settings, weights=weights_mark(model), data=getattr(steps.source, 'name', ''), images=len(steps.source))))
 
-# %% ../nbs/22a_dense.ipynb #934c6f36
+# %% ../nbs/22a_dense.ipynb #fa28a93e
 class DenseRun:
     "A training run of a model whose call `model(images, targets)` gives losses by name"
     def __init__(self, model: nn.Module, steps: Steps, training: Training, device: str,
@@ -126,6 +123,10 @@ class DenseRun:
             model.load_state_dict(state['model'])
             self.optimiser.load_state_dict(state['optimiser'])
             self.step = state['step']
+        log = self.folder / 'dense.jsonl' if self.folder else None
+        if log and log.exists():                       # lines later than the state will be written again
+            lines = [line for line in log.read_text().splitlines() if line.endswith('}') and json.loads(line)['step'] <= self.step]
+            write_whole(log, lambda path: path.write_text(''.join(line + '\n' for line in lines)))
 
     def settle(self, mine: dict):
         "Claim the folder, or refuse it where another run lives"
@@ -172,7 +173,7 @@ def report(self: DenseRun, losses: dict[str, Tensor], bar: tqdm):
         with open(self.folder / 'dense.jsonl', 'a') as f:
             f.write(json.dumps(dict(step=self.step, lr=self.training.rate(self.step - 1), **values)) + '\n')
 
-# %% ../nbs/22a_dense.ipynb #164fbf2c
+# %% ../nbs/22a_dense.ipynb #8fa0d5fe
 @patch
 def fit(self: DenseRun) -> nn.Module:  # the trained model, in evaluation mode
     "Train to the end, from wherever the folder is"
@@ -184,9 +185,9 @@ def fit(self: DenseRun) -> nn.Module:  # the trained model, in evaluation mode
         for batch in loader:
             losses = self.advance(batch)
             bar.update()
-            last = self.step == total or bool(stop)
-            if last or self.step % 50 == 0: self.report(losses, bar)
-            if last or self.step % training.save_every == 0: self.save()
+            saving = self.step == total or bool(stop) or self.step % training.save_every == 0
+            if saving or self.step % 50 == 0: self.report(losses, bar)    # nothing is saved before its losses were looked at
+            if saving: self.save()
             if stop:
                 print(f'stopped at iteration {self.step} of {total}' + (f'; the same call goes on from here ({self.folder})' if self.folder else ''))
                 raise KeyboardInterrupt

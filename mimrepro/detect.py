@@ -293,12 +293,12 @@ def detection(encoder: nn.Module, train: BoxSource, test: BoxSource, device: str
     model = train_detector(encoder, train, settings, device, folder)
     return average_precision(test.truth, *detect(model, test, settings.progress))
 
-# %% ../nbs/22c_detect.ipynb #c3717f7b
-scene_settings = DetectSettings(iterations=300, batch=8, lr=1e-3, weight_decay=.05, layer_decay=.75, warmup=30, drops=(), clip=1., precision='fp32', workers=0, save_every=100, drop_path=0.,
+# %% ../nbs/22c_detect.ipynb #eec73be2
+scene_settings = DetectSettings(iterations=200, batch=8, lr=1e-3, weight_decay=.05, layer_decay=.75, warmup=20, drops=(), clip=1., precision='fp32', workers=0, save_every=100, drop_path=0.,
                                 crop=0, scale=(1., 1.), window=0, channels=32, hidden=64, regions=64, proposals=100)
 cae_settings = DetectSettings(iterations=87_960, batch=16, lr=3e-4, weight_decay=.05, layer_decay=.75, warmup=1500, drops=(9 / 12, 11 / 12), drop_path=.2, scale=(.5, 1.), window=0, pyramid='splits')
 protocols = {
-    'detect-scenes': Protocol('Mask R-CNN on the built-in scenes: AP of boxes and masks in minutes on one core', detection, asdict(scene_settings), labels='boxes'),
-    'detect-coco': Protocol('Mask R-CNN on COCO, 1024-pixel crops, 100 epochs: AP of boxes and masks (ViTDet, arXiv 2203.16527)', detection, asdict(DetectSettings()), labels='boxes'),
-    'detect-coco-splits': Protocol("The same with MAE's pyramid: four quarters of the stack and an FPN (appendix A.3)", detection, asdict(replace(DetectSettings(), pyramid='splits')), labels='boxes'),
-    'detect-coco-extrema': Protocol("Mask R-CNN on COCO, 12 epochs, with the settings of CAE's code, which ExtreMA names", detection, asdict(cae_settings), labels='boxes')}
+    'detect-scenes': Protocol('Mask R-CNN on the built-in scenes: AP of boxes and masks in minutes on one core', detection, asdict(scene_settings), labels='boxes', open=open_boxes),
+    'detect-coco': Protocol('Mask R-CNN on COCO, 1024-pixel crops, 100 epochs: AP of boxes and masks (ViTDet, arXiv 2203.16527)', detection, asdict(DetectSettings()), labels='boxes', open=open_boxes),
+    'detect-coco-splits': Protocol("The same with MAE's pyramid: four quarters of the stack and an FPN (appendix A.3)", detection, asdict(replace(DetectSettings(), pyramid='splits')), labels='boxes', open=open_boxes),
+    'detect-coco-extrema': Protocol("Mask R-CNN on COCO, 12 epochs, with the settings of CAE's code, which ExtreMA names", detection, asdict(cae_settings), labels='boxes', open=open_boxes)}

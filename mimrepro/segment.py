@@ -288,7 +288,7 @@ def stack_items(items: list) -> tuple[Tensor, Tensor]:
     "A batch of images and masks of one size"
     return tuple(torch.stack(part) for part in zip(*items))
 
-# %% ../nbs/22b_segment.ipynb #90d22a9e
+# %% ../nbs/22b_segment.ipynb #c979e929
 def segmentation(encoder: nn.Module, train: MaskSource, test: MaskSource, device: str, folder: Path | None, **settings) -> dict[str, float]:
     "Train UperNet on an encoder and judge it: mIoU, aAcc and mAcc in percent; `settings` are those of `SegmentSettings`"
     settings, classes = SegmentSettings(**settings), [getattr(source, 'classes', None) for source in (train, test)]
@@ -306,11 +306,11 @@ ade20k_settings = {  # whose settings, by paper
     'localmim': SegmentSettings(lr=4e-4, taps=(1, 3, 9, 11), average=True, stride=341),
     'localmim-swin': SegmentSettings(lr=6e-5, weight_decay=.01, layer_decay=1., drop_path=.3, taps=None, relative=False, layer_scale=None, channels=512, stride=0),
     'extrema': SegmentSettings(relative=False, layer_scale=None, channels=512, stride=341)}
-scene_settings = SegmentSettings(iterations=300, batch=32, lr=1e-3, layer_decay=.75, warmup=30, precision='fp32', workers=0, save_every=100, drop_path=0., crop=0, stride=0,
+scene_settings = SegmentSettings(iterations=200, batch=32, lr=1e-3, layer_decay=.75, warmup=20, precision='fp32', workers=0, save_every=100, drop_path=0., crop=0, stride=0,
                                  ratio=(1., 1.), photometric=False, taps=None, relative=False, layer_scale=None, finest=1, channels=32, auxiliary=32)
 _about = 'UperNet on ADE20K, 512-pixel crops, 160,000 iterations: mIoU, aAcc, mAcc'
 protocols = {
-    'segment-scenes': Protocol('UperNet on the built-in scenes: mIoU, aAcc, mAcc in minutes on one core', segmentation, asdict(scene_settings), labels='masks'),
-    'segment-ade20k': Protocol(f"{_about} (MAE appendix A.4, with mmsegmentation's settings)", segmentation, asdict(SegmentSettings()), labels='masks'),
-    **{f'segment-ade20k-{paper}': Protocol(f'{_about}, with the settings of {paper}', segmentation, asdict(settings), labels='masks')
+    'segment-scenes': Protocol('UperNet on the built-in scenes: mIoU, aAcc, mAcc in minutes on one core', segmentation, asdict(scene_settings), labels='masks', open=open_masks),
+    'segment-ade20k': Protocol(f"{_about} (MAE appendix A.4, with mmsegmentation's settings)", segmentation, asdict(SegmentSettings()), labels='masks', open=open_masks),
+    **{f'segment-ade20k-{paper}': Protocol(f'{_about}, with the settings of {paper}', segmentation, asdict(settings), labels='masks', open=open_masks)
        for paper, settings in ade20k_settings.items() if paper != 'mae'}}

@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +29,10 @@ DETECT = dict(SHORT, hidden=8, regions=8, proposals=20)
 def small_vit(**changes):
     torch.manual_seed(0)
     return Encoder(**{**dict(img_size=32, patch_size=4, embed_dim=32, depth=4, num_heads=2), **changes})
+
+
+def longer(sources, folder):
+    return protocol_named('segment-scenes')(small_vit(), *sources, 'cpu', folder, **{**SEGMENT, 'iterations': 6, 'save_every': 2, 'drop_path': .3})
 
 
 @pytest.fixture(scope='module')
@@ -73,31 +78,19 @@ def test_positions_reach_the_papers_sizes(size):
     assert shapes == [[(size[0] // s, size[1] // s) for s in (4, 8, 16, 32)]] * 2
 
 
-def test_a_killed_process_goes_on_and_ends_where_an_unbroken_one_does(tmp_path):
+def test_a_killed_process_goes_on_and_ends_where_an_unbroken_one_does(tmp_path, masks):
     script = '''
 import os, sys
-import torch
 from mimrepro.dense import DenseRun
-from mimrepro.protocols import protocol_named
-from mimrepro.segment import open_masks
-from mimrepro.vit import Encoder
-folder, last = sys.argv[1], int(sys.argv[2])
+from test_dense import longer, open_masks
 advance = DenseRun.advance
-def dying(self, batch):
-    if self.step == last: os._exit(9)
-    return advance(self, batch)
-DenseRun.advance = dying
-torch.manual_seed(0)
-encoder = Encoder(32, 4, embed_dim=32, depth=4, num_heads=2)
-print(protocol_named('segment-scenes')(encoder, open_masks('scenes', n=12), open_masks('scenes', 'test', n=4), 'cpu', folder, iterations=6, batch=4, warmup=0, save_every=2,
-      drop_path=.3, channels=8, auxiliary=8, progress=False))
+DenseRun.advance = lambda run, batch: os._exit(9) if run.step == 5 else advance(run, batch)
+longer((open_masks('scenes', n=12), open_masks('scenes', 'test', n=4)), sys.argv[1])
 '''
-    call = lambda folder, last: subprocess.run([sys.executable, '-c', script, str(tmp_path / folder), str(last)], capture_output=True, text=True)
-    assert call('broken', 5).returncode == 9
+    killed = subprocess.run([sys.executable, '-c', script, str(tmp_path / 'broken')], capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert killed.returncode == 9, killed.stderr
     assert torch.load(tmp_path / 'broken' / 'dense.pt')['step'] == 4
-    one, two = call('broken', -1), call('whole', -1)
-    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
-    assert one.stdout == two.stdout
+    assert longer(masks, tmp_path / 'broken') == longer(masks, tmp_path / 'whole')
     states = [torch.load(tmp_path / folder / 'dense.pt')['model'] for folder in ('broken', 'whole')]
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
