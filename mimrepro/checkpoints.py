@@ -162,7 +162,7 @@ def newest_state(folder: Path) -> dict | None:
         raise ValueError(f'{folder} has no undamaged state left ({", ".join(path.name for path in bad)}): restore one from a copy, or name a new run folder to begin again')
     return None
 
-# %% ../nbs/10d_checkpoints.ipynb #4bfd1553
+# %% ../nbs/10d_checkpoints.ipynb #05de007f
 held: set[int] = set()  # open lock files of this process
 
 
@@ -178,7 +178,7 @@ os.register_at_fork(after_in_child=let_go)
 @contextmanager
 def locked(folder: Path):
     "Hold a run folder; a second run in it is refused at once, with the first one's process and machine"
-    lock = os.open(Path(folder) / 'lock', os.O_RDWR | os.O_CREAT)
+    lock = os.open(Path(folder) / 'lock', os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
