@@ -137,7 +137,7 @@ def lightly_step(size: str, precision: str, device: str):
 
 peers = {'transformers': huggingface_step, 'lightly': lightly_step}  # by the package that is needed
 
-# %% ../nbs/40c_bench.ipynb #544e6a5d
+# %% ../nbs/40c_bench.ipynb #d06024f2
 def full_forward(self, views: dict, draws: dict) -> Step:
     "MAE's forward pass with every token everywhere; the same loss"
     x, m, d = views['x'], mask_from_noise(draws['noise'], self.mask_ratio), self.decoder
@@ -150,7 +150,7 @@ def full_forward(self, views: dict, draws: dict) -> Step:
     loss = masked_mean((y - norm_pixels(patchify(x, self.encoder.patch_size))).pow(2).mean(-1), m.mask)
     return Step(loss, dict(pixel=loss), {})
 
-
+# %% ../nbs/40c_bench.ipynb #dcc2d486
 def plain_class(trainer: Trainer, ours: type, plain: type):
     "Give layers of one of our classes PyTorch's or timm's back"
     for part in trainer.method.modules():
@@ -315,7 +315,7 @@ def installed(names: tuple) -> list[str]:
         print(f'{" and ".join(missing)} cannot be measured, not installed: pip install "mimrepro[bench]"', file=sys.stderr)
     return [name for name in names if name not in missing]
 
-# %% ../nbs/40c_bench.ipynb #5a95487e
+# %% ../nbs/40c_bench.ipynb #3f6147a5
 def machine_of(device: str, threads: int) -> str:
     "What a record calls the machine"
     return torch.cuda.get_device_name(device) if torch.device(device).type == 'cuda' else f'CPU {platform.machine()}, {threads} of {os.cpu_count()} cores'
@@ -333,7 +333,7 @@ def measure(names: list[str], size: str, precision: str, steps: int, device: str
                  **figures, ceiling_gflops=ceiling / 1e9, every_step={clock: [round(step[clock], 4) for step in costs[name]] for clock in ('wall', 'cpu')}, environment=place)
             for name, figures in found.items()]
 
-
+# %% ../nbs/40c_bench.ipynb #9d810eaa
 def bench(sizes: tuple = ('base', 'tiny'),          # of 'base' (ViT-B/16, 224 pixels), 'tiny' (ViT-Tiny/4, 32 pixels), 'small' (64 pixels, patches of 8) and 'toy'
           precisions: tuple = ('fp32', 'bf16'),     # of 'fp32' and 'bf16'
           steps: int = 5,                           # counted steps of each implementation

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Attention
 from torch import Tensor
 
-# %% ../nbs/00bb_kernels.ipynb #9070e314
+# %% ../nbs/00bb_kernels.ipynb #4776413e
 def product(x: Tensor,   # `R I`
             w: Tensor,   # `O I`, the same type; any strides
             bias: Tensor | None = None,  # `O`
@@ -46,7 +46,7 @@ class LinearProduct(torch.autograd.Function):
             gb = (g.new_ones(1, len(g)) @ g)[0].to(ctx.kept)
         return gx, gw, gb
 
-
+# %% ../nbs/00bb_kernels.ipynb #9d5c5000
 def linear(x: Tensor,            # `.. I`
            weight: Tensor,       # `O I`
            bias: Tensor | None,  # `O`

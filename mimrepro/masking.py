@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-# %% ../nbs/00b_masking.ipynb #58923ea3
+# %% ../nbs/00b_masking.ipynb #d5f03880
 class Masking(NamedTuple):
     "Which patches are seen: indices of patches, the class token not counted"
     keep: Tensor     # `B K` visible patches, in shuffled order
@@ -48,7 +48,7 @@ def first_seen(shuffle: Tensor,  # int64 `B N`, the patches in some order
     restore = shuffle.argsort(dim=1)
     return Masking(shuffle[:, :visible], shuffle[:, visible:], restore, (restore >= visible).float())
 
-
+# %% ../nbs/00b_masking.ipynb #1e3c6b39
 def disjoint_masks(noise: Tensor,  # float `B N`
                    ratio: float,   # share of patches that each mask hides, in [0, 1)
                    masks: int = 2, # masks of an image

@@ -159,7 +159,7 @@ class ClassAttention(ClassAttn):
         y = torch.einsum('bhc,hdc->bhd', mixed, split(self.v.weight)).flatten(1)
         return self.proj_drop(self.proj(y if self.v.bias is None else y + self.v.bias))[:, None]
 
-# %% ../nbs/00c_vit.ipynb #e5825af4
+# %% ../nbs/00c_vit.ipynb #b5bef81a
 class Decoder(nn.Module):
     "A narrow ViT that predicts a vector for every patch from the encoder's tokens"
     def __init__(self,
@@ -180,28 +180,34 @@ class Decoder(nn.Module):
         self.pred = nn.Linear(embed_dim, out_dim)
         self.apply(init_weights)
 
-    def fill(self, z: Tensor, m: Masking) -> Tensor:
-        "Tokens for all patches, with positions: `B 1+K D` -> `B 1+N E`, class token, visible, hidden"
-        y = self.embed(z)
-        missing = m.restore.shape[1] + 1 - y.shape[1]
-        y = torch.cat([y, self.mask_token.to(y.dtype).expand(len(y), missing, -1)], dim=1)
-        place = self.pos_embed[0, 1:][torch.cat([m.keep, m.hide], dim=1)]
-        return y + torch.cat([self.pos_embed[:, :1].expand(len(y), -1, -1), place], dim=1)
+# %% ../nbs/00c_vit.ipynb #95a7dd74
+@patch
+def fill(self: Decoder, z: Tensor, m: Masking) -> Tensor:
+    "Tokens for all patches, with positions: `B 1+K D` -> `B 1+N E`, class token, visible, hidden"
+    y = self.embed(z)
+    missing = m.restore.shape[1] + 1 - y.shape[1]
+    y = torch.cat([y, self.mask_token.to(y.dtype).expand(len(y), missing, -1)], dim=1)
+    place = self.pos_embed[0, 1:][torch.cat([m.keep, m.hide], dim=1)]
+    return y + torch.cat([self.pos_embed[:, :1].expand(len(y), -1, -1), place], dim=1)
 
-    def features(self, z: Tensor, m: Masking, hidden_only: bool = False) -> Tensor:
-        "What `pred` reads, visible patches before hidden ones: `B N E`, or `B N-K E`"
-        y = self.fill(z, m)
-        for block in self.blocks[:-1]:
-            y = block(y)
-        return self.norm(last_tokens(self.blocks[-1], y, 1 + m.keep.shape[1] if hidden_only else 1))
 
-    def forward(self,
-                z: Tensor,                  # the encoder's tokens `B 1+K D`, class token first
-                m: Masking,                 # the masking they were made with
-                hidden_only: bool = False,  # predict hidden patches only, in the order of `m.hide`
-                ) -> Tensor:                # `B N out` in image order, or `B N-K out`
-        y = self.pred(self.features(z, m, hidden_only))
-        return y if hidden_only else take(y, m.restore)
+@patch
+def features(self: Decoder, z: Tensor, m: Masking, hidden_only: bool = False) -> Tensor:
+    "What `pred` reads, visible patches before hidden ones: `B N E`, or `B N-K E`"
+    y = self.fill(z, m)
+    for block in self.blocks[:-1]:
+        y = block(y)
+    return self.norm(last_tokens(self.blocks[-1], y, 1 + m.keep.shape[1] if hidden_only else 1))
+
+
+@patch
+def forward(self: Decoder,
+            z: Tensor,                  # the encoder's tokens `B 1+K D`, class token first
+            m: Masking,                 # the masking they were made with
+            hidden_only: bool = False,  # predict hidden patches only, in the order of `m.hide`
+            ) -> Tensor:                # `B N out` in image order, or `B N-K out`
+    y = self.pred(self.features(z, m, hidden_only))
+    return y if hidden_only else take(y, m.restore)
 
 # %% ../nbs/00c_vit.ipynb #a99930ce
 def last_tokens(block: nn.Module, # a timm `Block`
