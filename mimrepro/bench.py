@@ -38,7 +38,8 @@ from .masking import mask_from_noise, masked_mean
 from .method import Recipe, Step, build, model_arguments, nearest
 from .patches import patchify, take
 from .targets import norm_pixels
-from .trainer import Trainer, autocast, environment, train_step
+from .machine import environment
+from .trainer import Trainer, autocast, train_step
 from .views import normalise
 
 # %% ../nbs/40c_bench.ipynb #5dc7b879

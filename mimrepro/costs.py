@@ -31,7 +31,7 @@ from .bench import arguments_of, batch_of, check_known, machine_of, race, shapes
 from .data import open_source
 from .devices import Device, device_named, measured
 from .method import Method, Recipe, build, method_names
-from .trainer import environment
+from .machine import environment
 from .vit import set_fused_attention
 
 # %% ../nbs/40d_costs.ipynb #5bc2e441

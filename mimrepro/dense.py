@@ -22,7 +22,10 @@ from tqdm import tqdm
 
 from .loader import generator
 from .protocols import weights_mark
-from .trainer import autocast, keep_freed_memory, make_run_folder, stop_requests, write_whole
+from .checkpoints import make_run_folder, write_whole
+from .machine import keep_freed_memory
+from .processes import StopRequests, Team
+from .trainer import autocast
 
 # %% ../nbs/22a_dense.ipynb #40d9ae23
 def needed(name: str  # of a module: 'torchmetrics.classification'
@@ -181,14 +184,14 @@ def fit(self: DenseRun) -> nn.Module:  # the trained model, in evaluation mode
     training, total = self.training, self.training.iterations
     loader = DataLoader(self.steps, batch_size=None, sampler=range(self.step, total), num_workers=training.workers, pin_memory='cuda' in self.device)
     self.model.train()
-    with stop_requests() as stop, tqdm(total=total, initial=self.step, disable=not training.progress, desc=self.name, leave=False) as bar:
+    with StopRequests(Team()) as stop, tqdm(total=total, initial=self.step, disable=not training.progress, desc=self.name, leave=False) as bar:
         for batch in loader:
             losses = self.advance(batch)
             bar.update()
-            saving = self.step == total or bool(stop) or self.step % training.save_every == 0
+            saving = self.step == total or bool(stop.asked) or self.step % training.save_every == 0
             if saving or self.step % 50 == 0: self.report(losses, bar)    # nothing is saved before its losses were looked at
             if saving: self.save()
-            if stop:
+            if stop.asked:
                 print(f'stopped at iteration {self.step} of {total}' + (f'; the same call goes on from here ({self.folder})' if self.folder else ''))
                 raise KeyboardInterrupt
     return self.model.eval()

@@ -17,7 +17,7 @@ import torch
 
 from .bench import machine_of
 from .method import nearest
-from .trainer import environment
+from .machine import environment
 
 # %% ../nbs/40ca_devices.ipynb #dcb0a762
 grades = ('measured', 'published', 'fitted', 'assumed')

@@ -18,7 +18,8 @@ import torch.nn as nn
 from .data import Source
 from .method import Method, load_method, method_names
 from .protocols import Protocol, protocol_named
-from .trainer import environment, make_run_folder
+from .checkpoints import make_run_folder
+from .machine import environment
 from .transfer import open_transfer, transfer_sets
 from .weights import find_checkpoint, load_encoder, load_exactly, load_pretrained, read_weights
 

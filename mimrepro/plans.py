@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Job', 'plan', 'save_pictures', 'measure', 'recorded', 'run_job', 'grouped', 'run_jobs', 'run_item']
 
-# %% ../nbs/30b_plans.ipynb #57d92b20
+# %% ../nbs/30b_plans.ipynb #3039c5c1
 import json
 import re
 import time
@@ -21,7 +21,7 @@ from PIL import Image
 from .method import Recipe
 from .papers import Item, Row, Verdict, one_of, scales
 from .records import Record, current, how, no_images, read_records, record_key, resolve, run_key, verdicts, write_record
-from .trainer import environment, git_commit
+from .machine import environment, git_commit
 
 # %% ../nbs/30b_plans.ipynb #359feeea
 class Job(NamedTuple):

@@ -20,7 +20,7 @@ import torch.nn as nn
 
 from .data import Source, open_source
 from .method import nearest
-from .trainer import make_run_folder, write_whole
+from .checkpoints import make_run_folder, write_whole
 
 # %% ../nbs/19_protocols.ipynb #4154bbc7
 def check_classes(train: Source | None, test: Source):

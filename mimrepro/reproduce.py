@@ -7,7 +7,7 @@ __all__ = ['accuracies', 'judged', 'labelled', 'by_protocol', 'run_name', 'alway
            'find_item', 'find_these', 'outline', 'start_worker', 'next_number', 'run_share', 'run_in_processes',
            'reproduce']
 
-# %% ../nbs/40a_reproduce.ipynb #43a6be49
+# %% ../nbs/40a_reproduce.ipynb #a270e693
 import copy
 import hashlib
 import json
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from .data import Source, open_source, resident
@@ -98,7 +99,7 @@ def always(job: Job, method: Method, train: Source, test: Source, device: torch.
         metrics |= dict(pixels_knn=pixels['knn'], pixels_lin=pixels['linear'])
     return metrics
 
-# %% ../nbs/40a_reproduce.ipynb #3b71f8e9
+# %% ../nbs/40a_reproduce.ipynb #f0d0f101
 class Runner:
     "Runs rows: called with a job, it gives the metrics and extras that `plans.run_job` records"
     def __init__(self, data: str | None = None,     # images to train on; None: those of each recipe
@@ -112,16 +113,6 @@ class Runner:
         if name not in self.opened:
             self.opened[name] = open_source(name), open_source(test or name, 'val' if test else 'test')
         return self.opened[name]
-
-    def for_protocol(self, protocol: Protocol, name: str, own: str) -> tuple[Source | None, Source]:
-        "The images that a protocol is shown: the row's own, unless it needs others or a column names them"
-        if not name and protocol.open is open_source:
-            train, test = self.sources(own, self.test)
-            return train if protocol.learns else None, test
-        key = name or own, protocol.open
-        if key not in self.opened:
-            self.opened[key] = open_data(protocol, name or own, None if name else self.test)
-        return self.opened[key]
 
     def __call__(self, job: Job) -> tuple[dict, dict]:
         own = self.data or job.recipe.data
@@ -143,6 +134,18 @@ class Runner:
             extras['pictures'] = job.item.draw(method, evaluation_view(images, image_size(method.encoder)), labels)
         keep_losses(trainer.run / 'metrics.jsonl', self.folder / job.item.paper / job.item.id, f'{job.row.name}-{job.scale}-{job.recipe.data}-{job.recipe.seed}')
         return metrics, extras
+
+# %% ../nbs/40a_reproduce.ipynb #25e113c7
+@patch
+def for_protocol(self: Runner, protocol: Protocol, name: str, own: str) -> tuple[Source | None, Source]:
+    "The images that a protocol is shown: the row's own, unless it needs others or a column names them"
+    if not name and protocol.open is open_source:
+        train, test = self.sources(own, self.test)
+        return train if protocol.learns else None, test
+    key = name or own, protocol.open
+    if key not in self.opened:
+        self.opened[key] = open_data(protocol, name or own, None if name else self.test)
+    return self.opened[key]
 
 # %% ../nbs/40a_reproduce.ipynb #b4e03931
 def keep_losses(log: Path,     # `metrics.jsonl` of a run

@@ -32,7 +32,10 @@ from .features import batches, few_labels, frozen, image_size, prepared, subset
 from .finetune import FinetuneSettings, classifier, finetune_settings, layer_groups, learning_mode, learning_rate, loss_function, mixing, tune_last
 from .loader import choose_workers, generator
 from .protocols import Protocol, save_state, saved_state, weights_mark
-from .trainer import autocast, keep_freed_memory, stop_requests, write_whole
+from .checkpoints import write_whole
+from .machine import keep_freed_memory
+from .processes import StopRequests, Team
+from .trainer import autocast
 from .vit import set_fused_attention
 
 # %% ../nbs/21a_tune.ipynb #69dd8086
@@ -141,7 +144,7 @@ def fit(self: Tuner) -> nn.Module:  # the classifier
     s, total = self.settings, self.settings.epochs * self.steps
     self.resume()
     mix, loss_of, saved = mixing(s, self.classes), loss_function(s), time.monotonic()
-    with stop_requests() as stop, tqdm(total=total, initial=self.step, desc='fine-tuning', unit='step', disable=not self.progress) as bar:
+    with StopRequests(Team()) as stop, tqdm(total=total, initial=self.step, desc='fine-tuning', unit='step', disable=not self.progress) as bar:
         while self.step < total:
             learning_mode(self.model)
             for images, labels in self.batches(*divmod(self.step, self.steps)):
@@ -155,10 +158,10 @@ def fit(self: Tuner) -> nn.Module:  # the classifier
                 bar.update()
                 if self.step % self.steps == 0:
                     self.close_epoch(bar)
-                if stop or self.step % self.steps == 0 or time.monotonic() - saved > 600:
+                if stop.asked or self.step % self.steps == 0 or time.monotonic() - saved > 600:
                     self.save()
                     saved = time.monotonic()
-                if stop:
+                if stop.asked:
                     raise KeyboardInterrupt
     return self.model
 

@@ -13,7 +13,7 @@ from ..bench import batch_of, our_step
 from ..data import open_source
 from ..feeding import contest
 from ..runs import compare, draw_runs
-from ..trainer import environment
+from ..machine import environment
 
 # %% ../../nbs/41b_runs.ipynb #13781474
 def runs(folders: list = (),   # run folders, or folders of them (default: runs/)

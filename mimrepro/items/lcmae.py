@@ -80,7 +80,7 @@ robust = Item('lcmae', 'table-T-robust', 'Robustness', 'ablation', pair, (
     Column('corrupted', 'corrupted images', published='(none)', measures={'demo': Measure('corruptions', 'acc_3', dict(severities=(3,))), 'small': Measure('corruptions', 'acc_3', dict(severities=(3,)))}),
     Column('occluded', 'half of the patches dropped', published='(none)', measures={'demo': Measure('occlusion', 'acc_random@0.5', dict(shares=(.5,))), 'small': Measure('occlusion', 'acc_random@0.5', dict(shares=(.5,)))})))
 
-# %% ../../nbs/54_lcmae.ipynb #31811ded
+# %% ../../nbs/54_lcmae.ipynb #ca69b9fd
 def gmacs(recipe: Recipe) -> float:
     "Billions of multiply-adds of one image's step, forward and backward"
     with torch.device('meta'):
@@ -98,7 +98,7 @@ def step_costs(recipe: Recipe) -> dict[str, float]:
     own, mae = gmacs(recipe), gmacs(Recipe('mae', 'mae', {**mae_presets['base'], **sizes}))
     return dict(own=own, mae=mae, ratio=own / mae, one=gmacs(replace(recipe, model={**recipe.model, 'symmetric': False})) / mae)
 
-
+# %% ../../nbs/54_lcmae.ipynb #0548c960
 derived = {cells[0].value: cells for cells in published('lcmae').table('T-cost-derived').rows}
 cost_derived = Item('lcmae', 'table-T-cost-derived', 'Multiply-adds of a step', 'computed', tuple(Row(f'ViT-{key[0].upper()}', {'paper': replace(recipes['base-1600'], model=presets[key])}) for key in ('small', 'base', 'large')),
                     (Column('mae', 'MAE', 'computed', published='MAE'), Column('own', 'LC-MAE', 'computed', published='LUT symmetric (code)'), Column('ratio', 'ratio', 'computed', published='ratio', digits=2),
@@ -125,7 +125,7 @@ def finetuning() -> dict:
 hyper_pretrain = Item('lcmae', 'table-T-hyper-pretrain', 'Pre-training settings', 'settings', settings=pretraining)
 hyper_finetune = Item('lcmae', 'table-T-hyper-finetune', 'Fine-tuning settings', 'settings', settings=finetuning)
 
-# %% ../../nbs/54_lcmae.ipynb #38d07900
+# %% ../../nbs/54_lcmae.ipynb #132544b6
 @torch.no_grad()
 def two_views(method: LCMAE, images: Tensor, labels: Tensor, rows: int = 4) -> tuple[Tensor, list[str]]:
     "Both views, and what the online network sees of them"
@@ -147,7 +147,7 @@ def look(method, images: Tensor, labels: Tensor, rows: int = 3):
     h, w = method.encoder.grid
     return as_panel(draw_attention(method.encoder, images[torch.linspace(0, len(images) - 1, rows).long()], (h // 4 * w + w // 4, h // 2 * w + w // 2, 3 * h // 4 * w + w // 2), heads=0), 'mean of heads')
 
-
+# %% ../../nbs/54_lcmae.ipynb #11a26e69
 framework = Item('lcmae', 'figure-F-framework', 'Two views, two branches', 'pictures', pair[1:], draw=two_views)
 motivation = Item('lcmae', 'figure-F1', 'Attention of chosen patches', 'pictures', both, draw=look)
 blocks = lambda name, protocol, count, scale: tuple(Column(f'{name}_b{b}', f'{b + 1}', 'other', published='(none)', measures={s: Measure(protocol, f'{name}_b{b}') for s in scale}) for b in count)

@@ -118,7 +118,7 @@ e_params = Item('localmim', 'table-E-params', 'Parameters', 'computed', tuple(Ro
                 (Claim('Every model has the parameters of the released one, within 3 %',
                        lambda rows: .03 - max(abs(rows[n][c] / params[n][i].value - 1) for n in params for i, c in ((1, 'total'), (2, 'encoder'))), ('total', 'encoder')),), compute=millions)
 
-# %% ../../nbs/53_localmim.ipynb #0537d681
+# %% ../../nbs/53_localmim.ipynb #6c45bcf7
 def pretraining() -> dict:
     "Released pre-training scripts, from the recipes"
     keys = {'ViT-B': 'base-1600', 'ViT-L': 'large-800', 'Swin-B': 'swin-base-400', 'Swin-B Pixel': 'swin-base-pixels-400', 'Swin-L': 'swin-large-800'}
@@ -132,7 +132,7 @@ def pretraining() -> dict:
             peak_lr=r.lr, min_lr=r.min_lr, weight_decay=r.weight_decay, betas=list(r.betas), mask_ratio=m.get('mask_ratio', .75), window=m.get('window_size', 7) if swin else None)
     return found
 
-
+# %% ../../nbs/53_localmim.ipynb #ff6822d8
 def finetuning() -> dict:
     "Released fine-tuning scripts, from the presets"
     keys = {'ViT-B HOG 1600 ep': 'localmim', 'ViT-B HOG 100 ep': 'localmim-100', 'ViT-L HOG 800 ep': 'localmim-large', 'Swin-B Pixel 400 ep': 'localmim-swin', 'Swin-B HOG 400 ep': 'localmim-swin-hog',

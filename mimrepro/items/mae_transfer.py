@@ -48,7 +48,7 @@ figure_9 = Item('mae', 'figure-9', 'Partial fine-tuning', 'curve', (Row('mae', p
                 (Claim('One tuned block gives at least half of what six give', lambda rows: rows['mae']['ft_1'] - (rows['mae']['ft_0'] + rows['mae']['ft_6']) / 2,
                        ('ft_0', 'ft_1', 'ft_6')),), across=True)
 
-# %% ../../nbs/50b_mae_transfer.ipynb #d1cce949
+# %% ../../nbs/50b_mae_transfer.ipynb #c7e9a22f
 def step_gflops(recipe: Recipe) -> dict[str, float]:
     "Operations of one image's training step, and how many times fewer than with mask tokens and eight decoder blocks"
     own = operations(recipe)
@@ -72,7 +72,7 @@ def parameters(recipe: Recipe) -> dict[str, float]:
         encoder = build(recipe).encoder
     return dict(params=sum(p.numel() for p in encoder.parameters() if p.requires_grad) / 1e6)
 
-
+# %% ../../nbs/50b_mae_transfer.ipynb #7f59cd13
 times = tuple(Row(f'{name} {"yes" if tokens else "no"} {depth}', {'paper': replace(recipe, model={**recipe.model, 'mask_tokens_in_encoder': tokens, 'decoder_depth': depth})})
               for name, recipe in (('ViT-L', paper['large']), ('ViT-H', paper['huge'])) for tokens, depth in ((True, 8), (False, 8), (False, 1)))
 table_2 = Item('mae', 'table-2', 'Time of pre-training', 'computed', times, (Column('speedup', 'times fewer operations', 'computed', published='speedup_x'), Column('gflops', 'GFLOPs of a step', 'computed')),
