@@ -153,6 +153,6 @@ def evaluate(checkpoint: str | Path | nn.Module,  # see `open_encoder`; or an en
     metrics = {key: float(value) for key, value in metrics.items()} | dict(test_images=float(len(judged)))
     if out:
         known = dict(paper='protocols', item=protocol, row=name, scale='', seed=seed, metrics=metrics, recipe=recipe, data=train.name if train else '', images_seen=0, **environment(),
-                     seconds=round(time.time() - start, 1), test=judged.name, pictures={})
+                     seconds=round(time.time() - start, 1), test=judged.name, pictures={}, judged={})
         write_line(known | dict(protocol=protocol, settings=settings, branch=chosen.branch), Path(out))
     return metrics

@@ -155,7 +155,7 @@ class ClassAttention(ClassAttn):
         scores = torch.einsum('bhd,hdc->bhc', q, split(self.k.weight)) @ u.mT               # B heads 1+K
         if self.k.bias is not None:
             scores = scores + (q * split(self.k.bias)).sum(-1, keepdim=True)
-        mixed = self.attn_drop(scores.softmax(-1)) @ u                                      # B heads D
+        mixed = self.attn_drop(scores.softmax(-1)[:, :, None])[:, :, 0] @ u                 # B heads D; where dropped: B heads queries keys
         y = torch.einsum('bhc,hdc->bhd', mixed, split(self.v.weight)).flatten(1)
         return self.proj_drop(self.proj(y if self.v.bias is None else y + self.v.bias))[:, None]
 
