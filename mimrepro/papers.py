@@ -179,7 +179,7 @@ def at_demo(rows: tuple[Row, ...], names: tuple[str, ...]) -> tuple[Row, ...]:
     for name in names: one_of(name, [row.name for row in rows], 'row')
     return tuple(row if row.name in names else replace(row, recipes={scale: r for scale, r in row.recipes.items() if scale != 'demo'}) for row in rows)
 
-# %% ../nbs/30_papers.ipynb #9b6479b1
+# %% ../nbs/30_papers.ipynb #1ec15388
 @dataclass(frozen=True)
 class Item:
     "One table or figure that we run beside the published one"
@@ -217,6 +217,7 @@ class Item:
 
 def turned(entry: Entry) -> Entry:
     "A published table with rows and columns exchanged: its first column names the new columns"
+    if not entry.columns: return entry
     series = [(Cell(name, entry.source), *entry.column(name)) for name in entry.columns[1:]]
     return replace(entry, rows=tuple(series), columns=('series', *(str(cell.value) for cell in entry.column(entry.columns[0]))), default_row=None)
 

@@ -217,14 +217,15 @@ def finish_panel(item: Item, ax: Axes, x: dict[str, float]):
         ax.text(.5, .5, 'not published' if ax.get_subplotspec().is_first_col() else 'not run', transform=ax.transAxes, ha='center', color='.4')
         ax.set_yticks([]); ax.grid(False)
 
-# %% ../nbs/31_report.ipynb #df1c0991
+# %% ../nbs/31_report.ipynb #4dce65e7
 def draw_curve(item: Item, records: list[Record]) -> Figure:
     "One line of panels per column; the published one first, then one for each scale and data"
     groups_shown = {group: found for group, found in groups(item, records).items() if columns_of(item, group[1])}
     sources_shown, x = [None, *groups_shown] if groups_shown else [None, ()], positions(item)
+    names = 0 if is_numeric(x) else .03 * max(map(len, x), default=0)  # inches below the panels
     with report_style():
         figure, axes = plt.subplots(len(item.columns), len(sources_shown), squeeze=False, sharex=True, layout='constrained',
-                                    figsize=(1.75 * len(sources_shown), 1.2 * len(item.columns) + .3))
+                                    figsize=(max(3.5, 1.75 * len(sources_shown)), 1.2 * len(item.columns) + .3 + names))
         for (line, place), ax in np.ndenumerate(axes):
             column, source = item.columns[line], sources_shown[place]
             style = dict(color=colours[line % 7], marker=markers[line % 7], linestyle='-' if is_numeric(x) else '')
