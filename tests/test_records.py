@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mimrepro.papers import find_items
+from mimrepro.method import load_method, method_names
+from mimrepro.papers import find_items, published, published_papers
 from mimrepro.records import Record, read_records, write_record
 from mimrepro.report import ledger, write_page
 
@@ -45,3 +46,17 @@ def test_pages_come_out_of_their_records(tmp_path):
         assert write_page(item, tmp_path).read_text() == (PAGES / item.paper / item.id / 'table.md').read_text(), f'{item.paper} {item.id}: draw the page again'
     if (PAGES / 'README.md').exists():
         assert ledger(tmp_path, items).read_text() == (PAGES / 'README.md').read_text(), 'write the ledger again'
+
+
+@pytest.mark.parametrize('name', method_names())
+def test_a_recipe_promises_only_what_was_read(name):
+    "Every number that a recipe says it reaches stands in the file of its paper, and not from memory"
+    printed = {cell.value for entry in published(name).entries.values() for row in entry.rows for cell in row if cell.grade != 'unverified' and isinstance(cell.value, (int, float))}
+    for key, recipe in load_method(name).recipes.items():
+        assert set(recipe.reaches.values()) <= printed, f'{name}/{key} names a number that nobody read'
+
+
+def test_every_published_entry_has_its_item():
+    items = find_items()
+    for paper in published_papers():
+        assert published(paper).entries.keys() <= items[paper].keys()
