@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .method import Method
 
-# %% ../nbs/10f_processes.ipynb #6de18ad2
+# %% ../nbs/10f_processes.ipynb #a5539ec5
 @contextmanager
 def process_group(device: str | None = None,  # 'cpu', 'cuda'; None: GPUs where there are some
                   ):
@@ -36,7 +36,9 @@ def process_group(device: str | None = None,  # 'cpu', 'cuda'; None: GPUs where 
     gpu = torch.cuda.is_available() and device != 'cpu'
     if gpu:
         torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
-    dist.init_process_group('cpu:gloo,cuda:nccl' if gpu else 'gloo')
+    store, rank, world = next(dist.rendezvous('env://'))
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')  # the agent's store remembers the addresses of processes that died
+    dist.init_process_group('cpu:gloo,cuda:nccl' if gpu else 'gloo', store=dist.PrefixStore(f'attempt {attempt}', store), rank=rank, world_size=world)
     try:
         yield
     finally:
