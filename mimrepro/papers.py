@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['grades', 'scales', 'Cell', 'Entry', 'read_entry', 'Published', 'one_of', 'published_papers', 'published', 'Row',
-           'variants', 'Measure', 'Column', 'Claim', 'gains', 'at_demo', 'Item', 'turned', 'ablation', 'find_items',
+           'variants', 'Measure', 'Column', 'Claim', 'gains', 'at_demo', 'turned', 'Item', 'ablation', 'find_items',
            'Verdict', 'standard_error', 'one_seed_error', 'judge']
 
 # %% ../nbs/30_papers.ipynb #7668ad49
@@ -179,7 +179,14 @@ def at_demo(rows: tuple[Row, ...], names: tuple[str, ...]) -> tuple[Row, ...]:
     for name in names: one_of(name, [row.name for row in rows], 'row')
     return tuple(row if row.name in names else replace(row, recipes={scale: r for scale, r in row.recipes.items() if scale != 'demo'}) for row in rows)
 
-# %% ../nbs/30_papers.ipynb #1ec15388
+# %% ../nbs/30_papers.ipynb #1f90a795
+def turned(entry: Entry) -> Entry:
+    "A published table with rows and columns exchanged: its first column names the new columns"
+    if not entry.columns: return entry
+    series = [(Cell(name, entry.source), *entry.column(name)) for name in entry.columns[1:]]
+    return replace(entry, rows=tuple(series), columns=('series', *(str(cell.value) for cell in entry.column(entry.columns[0]))), default_row=None)
+
+# %% ../nbs/30_papers.ipynb #718a5cb5
 @dataclass(frozen=True)
 class Item:
     "One table or figure that we run beside the published one"
@@ -213,13 +220,6 @@ class Item:
         "The published table or figure beside it, turned where the item runs across; None when the item is our own"
         found = published(self.paper).entries.get(self.id) if self.paper in published_papers() else None
         return turned(found) if found and self.across else found
-
-
-def turned(entry: Entry) -> Entry:
-    "A published table with rows and columns exchanged: its first column names the new columns"
-    if not entry.columns: return entry
-    series = [(Cell(name, entry.source), *entry.column(name)) for name in entry.columns[1:]]
-    return replace(entry, rows=tuple(series), columns=('series', *(str(cell.value) for cell in entry.column(entry.columns[0]))), default_row=None)
 
 # %% ../nbs/30_papers.ipynb #02f8ba49
 def ablation(paper: str, id: str, title: str,

@@ -299,7 +299,7 @@ def draw_across(item: Item, records: list[Record]) -> Figure:
     plt.close(figure)
     return figure
 
-# %% ../nbs/31_report.ipynb #59b51a25
+# %% ../nbs/31_report.ipynb #0a8e772d
 legend = ('Published and measured numbers come from different data and models: compare shapes, not levels. In the figure, bars are standard deviations over '
           "seeds, hollow points are not printed in the paper, and the grey line is the paper's default.")
 
@@ -326,7 +326,8 @@ def write_page(item: Item, folder: str | Path = 'paper_figures') -> Path: # the 
 
 def first_scale(item: Item) -> str:
     "The smallest scale at which an item can run"
-    return next((scale for scale in scales if any(scale in row.recipes for row in item.rows)), 'paper')
+    runs = lambda scale: any(scale in row.recipes for row in item.rows) and (item.draw or any(column.at(scale) and column.kind != 'computed' for column in item.columns))
+    return next((scale for scale in scales if runs(scale)), 'paper')
 
 
 def heading(item: Item) -> str:

@@ -68,8 +68,8 @@ class GlobalBatchNorm(nn.BatchNorm1d):
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
         n = len(x) * dist.get_world_size()
-        mean, square = all_reduce(torch.stack([x.float().sum(0), x.float().square().sum(0)])) / n
-        variance = square - mean.square()
+        mean = all_reduce(x.float().sum(0)) / n
+        variance = all_reduce((x.float() - mean).square().sum(0)) / n  # about the mean: the difference of two large sums would lose digits
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

@@ -67,14 +67,14 @@ sharing = varied('table-abl-fdec-share', 'One decoder for both, or two', changes
 target_mask = varied('table-abl-target-mask', 'What is hidden from the target', changes={'0.0': {}, '0.5': dict(target_mask_ratio=.5), '0.75': dict(target_mask_ratio=.75)},
                      demo=('0.0', '0.75'), claims=(gains('0.0', '0.75', text='A target that sees the whole image is better for linear probing'),))
 
-# %% ../../nbs/51_cmae.ipynb #44a5063c
+# %% ../../nbs/51_cmae.ipynb #435d6fcc
 pair = {'MAE': {'paper': replace(mae_recipes['base-1600'], name='mae/base-300', epochs=300, reaches={}), 'small': mae_recipes['small-6'], 'demo': mae_recipes['ablation-demo']},
         'CMAE': base}
 long = {'MAE': mae_recipes['base-1600'], 'CMAE': recipes['base-1600']}
 both = tuple(Row(f'{name} {epochs}', found) for name, known in pair.items() for epochs, found in ((300, known), (1600, {'paper': long[name]})))
 better = (gains('CMAE 300', 'MAE 300', 'ft', text='CMAE is better than MAE by fine-tuning at 300 epochs'), gains('CMAE 1600', 'MAE 1600', 'ft', text='and at 1600'))
 table_2 = Item('cmae', 'table-2', 'Fine-tuning on ImageNet-1K', 'ablation', tuple(replace(row, name=f'{row.name} ViT-B') for row in both), (ft,),
-               tuple(gains(f'CMAE {n} ViT-B', f'MAE {n} ViT-B', 'ft') for n in (300, 1600)), labels=('method', 'pretrain_epochs', 'encoder'))
+               tuple(gains(f'CMAE {n} ViT-B', f'MAE {n} ViT-B', 'ft', text=f'CMAE is better than MAE by fine-tuning after {n} epochs') for n in (300, 1600)), labels=('method', 'pretrain_epochs', 'encoder'))
 released = Item('cmae', 'table-released', 'Official checkpoints', 'ablation', both, (ft,), better, labels=('method', 'pretrain_epochs'))
 figure_5b = Item('cmae', 'figure-5b', 'Convergence of CMAE and MAE', 'curve', tuple(Row(name, {'paper': long[name], **{s: r for s, r in known.items() if s != 'paper'}})
                  for name, known in pair.items()), (replace(lin, published=''), replace(knn, published='')), (gains('CMAE', 'MAE', text='CMAE is ahead of MAE by linear probing after the same images'),),
