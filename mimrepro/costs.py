@@ -8,7 +8,7 @@ __all__ = ['IMAGES', 'known_sizes', 'HalfPrecision', 'Op', 'split', 'tensors_in'
            'cost_table', 'compare_methods', 'exchange_seconds', 'memory_of', 'largest_batch', 'Cost', 'images_in',
            'cost', 'row_cost']
 
-# %% ../nbs/40d_costs.ipynb #89951e43
+# %% ../nbs/40d_costs.ipynb #bf797bdf
 import itertools
 import json
 import math

@@ -6,7 +6,7 @@
 __all__ = ['finetune_settings', 'timm_model', 'new_size', 'fresh_weights', 'classifier', 'tune_last', 'learning_mode', 'layer_of',
            'layer_groups', 'FinetuneSettings', 'learning_rate', 'mixing', 'loss_function']
 
-# %% ../nbs/21_finetune.ipynb #84fa8836
+# %% ../nbs/21_finetune.ipynb #61d23b9a
 import copy
 import math
 from dataclasses import dataclass, replace
@@ -14,22 +14,23 @@ from functools import partial
 
 import timm
 import torch.nn as nn
-from timm.data import Mixup
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup
 from timm.layers import ClNormMlpClassifierHead, DropPath, resample_abs_pos_embed
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
-from .features import blocks_of
+from .features import blocks_of, image_size
 from .method import warmup_cosine
 from .patches import sincos_positions
 from .vit import LN_EPS, init_weights
 
-# %% ../nbs/21_finetune.ipynb #0cbbb93e
+# %% ../nbs/21_finetune.ipynb #5883872e
 def timm_model(encoder: nn.Module) -> nn.Module:
-    "The encoder as a timm model of its own: a stock one with the weights of ours, a copy of timm's"
+    "The encoder as a timm model of its own: a stock one with the weights of ours, shown images as ours was; a copy of timm's"
     if not hasattr(encoder, 'as_timm'):
         return copy.deepcopy(encoder)
     state, name, arguments = encoder.as_timm()
-    model = timm.create_model(name, **arguments, norm_layer=partial(nn.LayerNorm, eps=LN_EPS))
+    seen = dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, interpolation='bicubic', crop_pct=.875, input_size=(3, *image_size(encoder)))
+    model = timm.create_model(name, **arguments, norm_layer=partial(nn.LayerNorm, eps=LN_EPS), pretrained_cfg_overlay=seen)
     model.load_state_dict(state)
     for block in model.modules():
         if type(block).__name__ == 'SwinTransformerBlock':
