@@ -7,16 +7,16 @@ __all__ = ['base', 'ft', 'lin', 'cls', 'knn', 'varied', 'kinds', 'table_4', 'tab
            'figure_4', 'entry', 'cost_rows', 'derived_cost', 'table_12', 'sets', 'readme', 'picture', 'figure_1',
            'not_read', 'crop_matching', 'reconstructed', 'items', 'operations', 'parts', 'unread']
 
-# %% ../../nbs/52_extrema.ipynb #a3b2bc36
+# %% ../../nbs/52_extrema.ipynb #310c1cdf
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..extrema import ExtreMA, recipes
 from ..method import Recipe, build
+from ..metrics import flops_per_image
 from ..papers import Claim, Column, Item, Measure, Row, ablation, at_demo, gains, published
 from ..views import denormalise
 
@@ -53,18 +53,10 @@ figure_4 = Item('extrema', 'figure-4', 'Masks per image and masking ratio', 'abl
                         gains('90% x 8 and 10', '90% x 1', 'knn_cls', text='Eight masks of 90 % are better than one')),
                 note='Published curves are kNN over epochs, read off a picture; ours stand at the end of a short training of the same length for every row.')
 
-# %% ../../nbs/52_extrema.ipynb #049799c6
+# %% ../../nbs/52_extrema.ipynb #f8f93072
 def operations(recipe: Recipe) -> dict[str, float]:
-    "Billions of operations per image: the student's forward pass and the whole step"
-    with torch.device('meta'):
-        model = build(recipe)
-        draws = {name: d.to('meta') for name, d in model.draw(1, torch.Generator()).items()}
-        views = model.views(torch.empty(1, len(model.crops), 3, *model.encoder.img_size, dtype=torch.uint8), draws)
-        with FlopCounterMode(display=False) as forward:
-            step = model(views, draws)
-        with FlopCounterMode(display=False) as backward:
-            step.loss.backward()
-    return dict(step=(forward.get_total_flops() + backward.get_total_flops()) / 1e9)
+    "Billions of operations per image of a whole step"
+    return dict(step=flops_per_image(recipe) / 1e9)
 
 
 entry = published('extrema').table('derived-cost')

@@ -6,22 +6,22 @@
 __all__ = ['base', 'mae_base', 'ft', 'lin', 'knn', 'varied', 'both', 'pair', 'ahead', 'imagenet', 'linear', 'cost_table',
            'figure_cost', 'loss', 'tokens', 'views', 'aug', 'weight', 'momentum', 'head', 'simmim', 'on_paper',
            'ade20k', 'inat', 'fgvc', 'shifts', 'robust', 'derived', 'cost_derived', 'hyper_pretrain', 'hyper_finetune',
-           'framework', 'motivation', 'blocks', 'distance', 'spectrum', 'gradcam', 'items', 'gmacs', 'step_costs',
-           'pretraining', 'finetuning', 'two_views', 'look', 'speaks_for']
+           'framework', 'motivation', 'blocks', 'distance', 'spectrum', 'gradcam', 'items', 'step_costs', 'pretraining',
+           'finetuning', 'two_views', 'look', 'speaks_for']
 
-# %% ../../nbs/54_lcmae.ipynb #6040ffc0
+# %% ../../nbs/54_lcmae.ipynb #be80c565
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..analysis import draw_attention, fitted_head, grad_cam, draw_maps
 from ..finetune import finetune_settings
 from ..lcmae import LCMAE, presets, recipes
 from ..mae import presets as mae_presets, recipes as mae_recipes
 from ..method import Recipe, build
+from ..metrics import flops_per_image
 from ..papers import Claim, Column, Item, Measure, Row, ablation, gains, published
 from ..report import as_panel
 from ..views import denormalise, normalise
@@ -80,21 +80,11 @@ robust = Item('lcmae', 'table-T-robust', 'Robustness', 'ablation', pair, (
     Column('corrupted', 'corrupted images', published='(none)', measures={'demo': Measure('corruptions', 'acc_3', dict(severities=(3,))), 'small': Measure('corruptions', 'acc_3', dict(severities=(3,)))}),
     Column('occluded', 'half of the patches dropped', published='(none)', measures={'demo': Measure('occlusion', 'acc_random@0.5', dict(shares=(.5,))), 'small': Measure('occlusion', 'acc_random@0.5', dict(shares=(.5,)))})))
 
-# %% ../../nbs/54_lcmae.ipynb #ca69b9fd
-def gmacs(recipe: Recipe) -> float:
-    "Billions of multiply-adds of one image's step, forward and backward"
-    with torch.device('meta'):
-        model = build(recipe)
-        draws = {name: d.to('meta') for name, d in model.draw(2, torch.Generator()).items()}
-        data = model.views(torch.empty(2, len(model.crops), 3, *model.crops[0].sides, dtype=torch.uint8), draws)
-        with FlopCounterMode(display=False) as counter:
-            model(data, draws).loss.backward()
-    return counter.get_total_flops() / 4e9
-
-
+# %% ../../nbs/54_lcmae.ipynb #fd590e18
 def step_costs(recipe: Recipe) -> dict[str, float]:
-    "Our step, its ratio to MAE's with the same encoder, and that of the one-directional variant"
+    "Billions of multiply-adds: our step, its ratio to MAE's with the same encoder, and that of the one-directional variant"
     sizes = {name: value for name, value in recipe.model.items() if name in ('embed_dim', 'depth', 'num_heads')}
+    gmacs = lambda recipe: flops_per_image(recipe) / 2e9
     own, mae = gmacs(recipe), gmacs(Recipe('mae', 'mae', {**mae_presets['base'], **sizes}))
     return dict(own=own, mae=mae, ratio=own / mae, one=gmacs(replace(recipe, model={**recipe.model, 'symmetric': False})) / mae)
 

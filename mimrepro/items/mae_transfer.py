@@ -7,19 +7,19 @@ __all__ = ['paper', 'small', 'plain', 'text_4', 'ema', 'tuned', 'figure_9', 'tim
            'on_paper', 'table_3', 'repo_linear', 'repo_ft', 'lengths', 'mmpretrain', 'light', 'dense', 'box', 'mask',
            'fresh', 'table_4', 'miou', 'fresh_miou', 'table_5', 'sets', 'table_6', 'targets', 'table_7', 'shifts',
            'table_13', 'without', 'table_8', 'table_9', 'table_10', 'table_11', 'items', 'measure', 'step_gflops',
-           'operations', 'parameters', 'sized', 'pretraining', 'tuning', 'probing']
+           'parameters', 'sized', 'pretraining', 'tuning', 'probing']
 
-# %% ../../nbs/50b_mae_transfer.ipynb #c2cfeb7f
+# %% ../../nbs/50b_mae_transfer.ipynb #126ac32e
 from dataclasses import replace
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..finetune import finetune_settings
 from .mae import base, ft, knn, lin
 from ..linear import probe_settings
 from ..mae import MAE, presets, recipes
 from ..method import Recipe, build
+from ..metrics import flops_per_image
 from ..papers import Claim, Column, Item, Measure, Row, gains, variants
 
 # %% ../../nbs/50b_mae_transfer.ipynb #b29eeff3
@@ -48,22 +48,12 @@ figure_9 = Item('mae', 'figure-9', 'Partial fine-tuning', 'curve', (Row('mae', p
                 (Claim('One tuned block gives at least half of what six give', lambda rows: rows['mae']['ft_1'] - (rows['mae']['ft_0'] + rows['mae']['ft_6']) / 2,
                        ('ft_0', 'ft_1', 'ft_6')),), across=True)
 
-# %% ../../nbs/50b_mae_transfer.ipynb #c7e9a22f
+# %% ../../nbs/50b_mae_transfer.ipynb #c392fec4
 def step_gflops(recipe: Recipe) -> dict[str, float]:
     "Operations of one image's training step, and how many times fewer than with mask tokens and eight decoder blocks"
-    own = operations(recipe)
-    full = operations(replace(recipe, model={**recipe.model, 'mask_tokens_in_encoder': True, 'decoder_depth': 8}))
+    own = flops_per_image(recipe)
+    full = flops_per_image(replace(recipe, model={**recipe.model, 'mask_tokens_in_encoder': True, 'decoder_depth': 8}))
     return dict(gflops=own / 1e9, speedup=full / own)
-
-
-def operations(recipe: Recipe) -> int:
-    "Floating-point operations of a forward and backward pass of one image"
-    with torch.device('meta'):
-        model = build(recipe)
-        draws = {name: d.to('meta') for name, d in model.draw(1, torch.Generator()).items()}
-        with FlopCounterMode(display=False) as counter:
-            model(dict(x=torch.empty(1, 3, *model.encoder.img_size)), draws).loss.backward()
-    return counter.get_total_flops()
 
 
 def parameters(recipe: Recipe) -> dict[str, float]:
