@@ -202,6 +202,7 @@ class Item:
     draw: Callable | None = None   # pictures: (trained method, images, classes) -> (uint8 `R P 3 H W`, P titles), called by the runner
     settings: Callable | None = None  # settings: () -> published row -> published column -> our value
     across: bool = False           # the published table has our columns as its rows: points of a curve measured on one encoder
+    figure: Callable | None = None # (item, records) -> Figure, where the usual picture of the kind does not say it
     note: str = ''                 # what a reader must know: what was not read, what we do instead
 
     def __post_init__(self):

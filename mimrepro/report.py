@@ -311,7 +311,7 @@ def write_page(item: Item, folder: str | Path = 'paper_figures') -> Path: # the 
     picture = {'curve': 'figure.svg', 'ablation': 'figure.svg', 'pictures': 'figure.png'}.get(item.kind, '')
     found = groups(item, records)
     if item.kind == 'pictures' and not any(record.pictures for group in found.values() for record in group): picture = ''
-    draw = draw_across if item.across else draw_curve
+    draw = item.figure or (draw_across if item.across else draw_curve)
     if picture: save_figure(draw_images(item, records, home) if item.kind == 'pictures' else draw(item, records), home / picture)
     table = settings_markdown(item) if item.kind == 'settings' else table_markdown(item, records) if item.kind != 'pictures' or item.columns else ''
     made = [f'- {caption(item, *group, runs)}' for group, runs in found.items()]

@@ -15,20 +15,22 @@ import multiprocessing
 import shutil
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 from fastcore.basics import patch
 from torch import Tensor
+from tqdm import tqdm
 
 from .data import Source, open_source, resident
 from .evaluate import encoder_of, open_data
 from .features import frozen_scores, image_size, pixel_features, scores
 from .method import Method, build, nearest
+from .metrics import flops_per_image
 from .papers import Item, find_items
-from .plans import Job, grouped, plan, run_jobs
+from .plans import Job, grouped, plan, raise_failed, run_jobs
 from .protocols import Protocol, protocol_named
 from .records import how, no_images, read_records
 from .report import ledger, report_style, save_figure, write_page
@@ -126,9 +128,10 @@ class Runner:
         last = json.loads((trainer.run / 'metrics.jsonl').read_text().splitlines()[-1])
         names = {column.metric for column in job.item.columns} - accuracies
         parts = {name: value for name, value in last.items() if name in {'loss', 'spread'} or name in names}
-        metrics = parts | always(job, method, train, test, trainer.device) | dict(test_images=len(test))
+        seen = trainer.total * job.recipe.batch
+        metrics = parts | always(job, method, train, test, trainer.device) | dict(test_images=len(test), pflop=flops_per_image(job.recipe) * seen / 1e15)
         metrics |= by_protocol(job, method, lambda protocol, name: self.for_protocol(protocol, name, own), trainer.device, trainer.run)
-        extras = dict(images_seen=trainer.total * job.recipe.batch, earlier_seconds=earlier, test=test.name if self.test else '')
+        extras = dict(images_seen=seen, earlier_seconds=earlier, test=test.name if self.test else '')
         if 'pictures' in job.missing:
             images, labels = labelled(test, image_size(method.encoder))
             extras['pictures'] = job.item.draw(method, evaluation_view(images, image_size(method.encoder)), labels)
@@ -195,14 +198,16 @@ def find_these(paper: str,            # key of a paper, or 'all'
     return [find_item(paper, name) for name in names] or [item for key, known in items.items() if paper in (key, 'all') for item in known.values()]
 
 # %% ../nbs/40a_reproduce.ipynb #b7ac65c1
-def outline(jobs: list[Job]) -> list[dict]:
+def outline(jobs: list[Job],
+            hours: Callable | None = None,  # recipe -> predicted hours of one device; None: not said
+            ) -> list[dict]:
     "What a plan would do, a line per row; a training that an earlier line already has is shared"
     lines, seen = [], set()
-    for job in (job for share in grouped(jobs) for job in share):
-        r = job.recipe
+    for job in tqdm([job for share in grouped(jobs) for job in share], 'rows', leave=False, disable=not hours):
+        r, trains = job.recipe, not job.computed and job.key not in seen
         lines.append(dict(paper=job.item.paper, item=job.item.id, row=job.row.name, scale='computed' if job.computed else job.scale, seed=r.seed, run=job.key,
                           training='none' if job.computed else 'shared' if job.key in seen else f'{r.epochs} epochs of {r.data or "your images"}, batch {r.batch}',
-                          gpu_hours=r.gpu_hours if r.gpu_hours and not job.computed and job.key not in seen else '', missing=' '.join(sorted(job.missing))))
+                          hours=round(hours(r), 3) if hours and trains and r.data else '', missing=' '.join(sorted(job.missing))))
         seen.add(job.key)
     return lines
 
@@ -234,10 +239,14 @@ def run_in_processes(jobs: list[Job], processes: int, scale: str, data: str | No
     "Rows in several processes, one per GPU or per share of the cores"
     context, gpus = multiprocessing.get_context('spawn'), torch.cuda.device_count()
     numbers, threads = context.Value('i', 0), max(1, torch.get_num_threads() // processes)
+    shares = [[(job.item.paper, job.item.id, job.row.name, job.recipe.seed) for job in share] for share in grouped(jobs)]
+    started, failed = time.time(), []
     with ProcessPoolExecutor(processes, context, start_worker, (numbers, threads, gpus)) as pool:
-        shares = [[(job.item.paper, job.item.id, job.row.name, job.recipe.seed) for job in share] for share in grouped(jobs)]
-        for done in [pool.submit(run_share, share, scale, data, options) for share in shares]:
-            done.result()
+        for done, share in enumerate(as_completed([pool.submit(run_share, share, scale, data, options) for share in shares]), 1):
+            failed += [error for error in [share.exception()] if error]
+            left = (time.time() - started) / done * (len(shares) - done)
+            print(f'{done}/{len(shares)} trainings with their rows done; about {left / 60:.0f} min left', flush=True)
+    raise_failed(failed, len(shares))
 
 # %% ../nbs/40a_reproduce.ipynb #79b1002c
 def reproduce(items: Item | list[Item],

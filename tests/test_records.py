@@ -7,6 +7,7 @@ import pytest
 
 from mimrepro.method import load_method, method_names
 from mimrepro.papers import find_items, published, published_papers
+from mimrepro.protocols import protocol_named
 from mimrepro.records import Record, read_records, write_record
 from mimrepro.report import ledger, write_page
 
@@ -60,3 +61,10 @@ def test_every_published_entry_has_its_item():
     items = find_items()
     for paper in published_papers():
         assert published(paper).entries.keys() <= items[paper].keys()
+
+
+def test_every_measure_names_a_protocol_and_its_settings():
+    for item in (item for known in find_items().values() for item in known.values()):
+        for column in item.columns:
+            for scale, measure in column.measures.items():
+                assert measure.settings.keys() <= protocol_named(measure.protocol).settings.keys(), f'{item.paper} {item.id}, {column.metric} at {scale}'

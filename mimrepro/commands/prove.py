@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..bench import bench as compare_steps
 from ..checks import check_parity
-from ..costs import compare_methods
+from ..costs import compare_methods, row_cost
 from ..data import open_source
 from ..papers import Verdict, find_items, published, published_papers
 from ..plans import plan
@@ -44,13 +44,15 @@ def reproduce(paper: str,            # mae, ..., or all
               runs: str = 'runs',    # where run folders go; what is there is not trained again
               device: str = '',      # cpu or cuda (default: a GPU where there is one)
               processes: int = 1,    # rows at the same time, one per GPU or per share of the cores
-              dry_run: bool = False, # only say which rows would run
+              dry_run: bool = False, # only say which rows would run, and the hours of one device that their trainings would take
+              gpu: str = 'h200',     # that device: see `mimrepro cost`
               ) -> list[dict]:
     "Run the rows of tables and figures that are not recorded yet, and draw their pages\nExample: mimrepro reproduce mae figure-5 --scale demo"
     chosen, numbers = find_these(paper, list(item)), tuple(int(s) for s in seeds.split(','))
     if dry_run:
-        name = open_source(data).name if data else None
-        return outline([job for one in chosen for job in plan(one, scale, read_records(out), numbers, name)])
+        named = open_source(data) if data else None
+        jobs = [job for one in chosen for job in plan(one, scale, read_records(out), numbers, named.name if named else None)]
+        return outline(jobs, lambda recipe: row_cost(recipe, gpu, len(named) if named else None)['hours'])
     pages = reproduce_items(chosen, scale, data or None, test or None, numbers, out, runs, device or None, processes=processes)
     shown = {(one.paper, one.id) for one in chosen}
     return [row for row in items(out) if (row['paper'], row['item']) in shown] + [
@@ -75,10 +77,11 @@ def bench(sizes: str = 'base,tiny',          # ViT-B/16 at 224, ViT-Tiny/4 at 32
           device: str = '',                  # cpu or cuda (default: a GPU where there is one)
           out: str = 'paper_figures/bench',  # where the records go
           methods: bool = False,             # compare our methods' steps with our MAE's instead
+          threads: int = 0,                  # CPU threads of each (default: all cores)
           ) -> list[dict]:
     "Time a pre-training step beside Hugging Face's and lightly's, interleaved\nExample: mimrepro bench --sizes tiny --precisions bf16"
     compare = compare_methods if methods else compare_steps
-    return compare(tuple(sizes.split(',')), tuple(precisions.split(',')), steps, device or None, out)
+    return compare(tuple(sizes.split(',')), tuple(precisions.split(',')), steps, device or None, out, threads or None)
 
 # %% ../../nbs/43_prove.ipynb #8655894b
 def demo(out: str = 'demo',   # folder for records, pages and pictures

@@ -90,10 +90,10 @@ figure_5a = replace(sizes, id='figure-5a')
 
 # %% ../../nbs/51_cmae.ipynb #7760fad4
 dense_rows = tuple(Row(name, {'paper': long[name], 'demo': known['demo']}) for name, known in pair.items())
-miou = Column('miou', 'mIoU', measures={'paper': Measure('segment-ade20k-cmae', 'miou'), 'demo': Measure('segment-scenes', 'miou')})
+miou = Column('miou', 'mIoU', measures={'paper': Measure('segment-ade20k', 'miou'), 'demo': Measure('segment-scenes', 'miou')})
 ade20k = Item('cmae', 'table-ade20k', 'Semantic segmentation', 'ablation', tuple(replace(row, name=f'{row.name} 1600 ViT-B') for row in dense_rows), (miou,),
               (gains('CMAE 1600 ViT-B', 'MAE 1600 ViT-B', 'miou', text='CMAE segments better than MAE'),), labels=('method', 'pretrain_epochs', 'encoder'))
-ap = tuple(Column(name, name.replace('ap_', 'AP '), measures={'paper': Measure('detect-coco-cmae', name), 'demo': Measure('detect-scenes', name)}) for name in ('ap_box', 'ap_mask'))
+ap = tuple(Column(name, name.replace('ap_', 'AP '), measures={'paper': Measure('detect-coco', name), 'demo': Measure('detect-scenes', name)}) for name in ('ap_box', 'ap_mask'))
 coco = Item('cmae', 'table-coco', 'Detection and instance segmentation', 'ablation', tuple(replace(row, name=f'{row.name} ViT-B') for row in dense_rows), ap,
             (gains('CMAE ViT-B', 'MAE ViT-B', 'ap_box', text='CMAE finds boxes better than MAE'),), labels=('method', 'encoder'))
 

@@ -104,8 +104,8 @@ def unread(id: str) -> Item:
 not_read = tuple(unread(id) for id, entry in published('extrema').entries.items() if entry.title is None)
 crop_matching = Item('extrema', 'figure-crop-matching', 'Crops of one image and another', 'pictures', picture, draw=parts,
                      note='The published figure retrieves crops of a second image of the same category; the embedding explorer does this for any two images. Here: what the branches receive.')
-reconstructed = tuple(Item('extrema', id, title, 'ablation', picture, (Column('error', 'error of reconstruction', 'other', digits=3, published='(none)',
-                                                                             measures={'demo': Measure('reconstruct', 'error'), 'small': Measure('reconstruct', 'error')}),),
+reconstructed = tuple(Item('extrema', id, title, 'ablation', picture, (Column('r2', "share of the pixels' variance explained", 'other', digits=3, published='(none)',
+                                                                             measures={scale: Measure('reconstruct', 'r2') for scale in ('demo', 'small')}),),
                            note='The released code has no decoder; ours is a small one trained on frozen tokens (`24c_factors`).')
                       for id, title in (('figure-reconstruction', 'Images reconstructed from frozen tokens'), ('figure-reconstruction-failures', 'Where reconstruction fails')))
 items = {item.id: item for item in (*not_read, table_4, table_5, table_6, table_12, readme, derived_cost, figure_1, figure_4, crop_matching, *reconstructed)}
