@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from .analysis import colours, column_figure, frozen, markers, patch_grid, sample
+from .analysis import column_figure, frozen, patch_grid, sample
 from .data import Source
 from .features import image_size, quick_probe, tokens
 from .geometry import block_features, patches_of
@@ -28,7 +28,7 @@ from .method import warmup_cosine
 from .patches import patchify, take, unpatchify
 from .protocols import Protocol
 from .scenes import OBJECTS, TURN, paint, scene_factors
-from .show import show_images
+from .show import colours, markers, show_images
 from .views import denormalise, evaluation_view, normalise
 from .vit import Decoder
 

@@ -21,11 +21,11 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from .analysis import colours, column_figure, frozen, markers, patch_grid, sample
+from .analysis import column_figure, frozen, patch_grid, sample
 from .data import Source
 from .features import features, image_size, tokens
 from .protocols import Protocol
-from .show import show_images
+from .show import colours, markers, show_images
 from .views import Crop, crop_resize, hflip, normalise
 
 # %% ../nbs/24b_geometry.ipynb #95c81203

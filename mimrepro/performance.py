@@ -20,7 +20,8 @@ from .costs import Cost, Row, cost, count_step, measured_steps, predicted
 from .devices import Device, devices, measured
 from .method import Recipe, recipe_named
 from .papers import published
-from .report import colours, markers, report_style, save_figure
+from .report import report_style, save_figure
+from .show import colours, markers
 
 # %% ../nbs/40e_performance.ipynb #633111b5
 def read_lines(path: str | Path) -> list[dict]:

@@ -12,11 +12,13 @@ import copy
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import torch
@@ -241,7 +243,7 @@ def run_in_processes(jobs: list[Job], processes: int, scale: str, data: str | No
     numbers, threads = context.Value('i', 0), max(1, torch.get_num_threads() // processes)
     shares = [[(job.item.paper, job.item.id, job.row.name, job.recipe.seed) for job in share] for share in grouped(jobs)]
     started, failed = time.time(), []
-    with ProcessPoolExecutor(processes, context, start_worker, (numbers, threads, gpus)) as pool:
+    with mock.patch.dict(os.environ, TQDM_DISABLE='1'), ProcessPoolExecutor(processes, context, start_worker, (numbers, threads, gpus)) as pool:  # bars of several would mix
         for done, share in enumerate(as_completed([pool.submit(run_share, share, scale, data, options) for share in shares]), 1):
             failed += [error for error in [share.exception()] if error]
             left = (time.time() - started) / done * (len(shares) - done)

@@ -112,19 +112,24 @@ def resize_weights(start: Tensor, length: Tensor,  # int64 `B`: the box along on
     scale = (length.double() / size)[:, None, None]
     stretch = scale.clamp(min=1)
     centre = (torch.arange(size, device=start.device) + .5)[None, :, None] * scale
-    place = (torch.arange(pixels, device=start.device) - start[:, None])[:, None, :]
+    near = torch.arange(int(2 * reach * max(1, pixels / size)) + 2, device=start.device)  # no more pixels have a weight
+    place = (centre - reach * stretch + .5).floor().long() + near
     x = ((place + .5 - centre) / stretch).abs()
     inside = (place >= 0) & (place < length[:, None, None]) & (x < reach)
     weights = torch.where(inside, kernel(x), 0.)
-    return (weights / weights.sum(-1, keepdim=True)).float()
+    weights = (weights / weights.sum(-1, keepdim=True)).float()
+    return weights.new_zeros(len(start), size, pixels).scatter_add_(2, (place + start[:, None, None]).clamp(0, pixels - 1), weights)
 
 
 def resample(images: Tensor,                  # uint8 `B C H W`
              rows: Tensor, columns: Tensor,   # weights `B h H` and `B w W`
              ) -> Tensor:                     # uint8 `B C h w`
     "Weighted sums of columns, then of rows, each rounded to whole levels"
+    B, C, H, W = images.shape
     level = lambda t: t.add_(.5).floor_().clamp_(0, 255)  # halves go up, as in PIL
-    return level(rows[:, None] @ level(images.float() @ columns.mT[:, None])).to(torch.uint8)
+    x = level(columns @ images.permute(0, 3, 1, 2).reshape(B, W, C * H).float())
+    x = level(x.view(B, -1, H) @ rows.mT).to(torch.uint8)
+    return x.view(B, -1, C, x.shape[-1]).permute(0, 2, 3, 1).contiguous()
 
 
 def crop_resize(images: Tensor,                   # uint8 `B C H W`

@@ -3,9 +3,13 @@ import multiprocessing as mp
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from mimrepro.method import load_method, method_names
+from mimrepro.data import open_source
+from mimrepro.features import image_size
+from mimrepro.method import build, load_method, method_names
 from mimrepro.papers import find_items, published, published_papers
 from mimrepro.protocols import protocol_named
 from mimrepro.records import Record, read_records, write_record
@@ -68,3 +72,14 @@ def test_every_measure_names_a_protocol_and_its_settings():
         for column in item.columns:
             for scale, measure in column.measures.items():
                 assert measure.settings.keys() <= protocol_named(measure.protocol).settings.keys(), f'{item.paper} {item.id}, {column.metric} at {scale}'
+
+
+drawn = [item for known in find_items().values() for item in known.values() if item.draw and any('demo' in row.recipes for row in item.rows)]
+
+
+@pytest.mark.parametrize('item', drawn, ids=lambda item: f'{item.paper}-{item.id}')
+def test_every_picture_can_be_drawn(item):
+    method = build(next(row.recipes['demo'] for row in item.rows if 'demo' in row.recipes)).eval()
+    images, labels = open_source(f'scenes:{image_size(method.encoder)[0]}', n=256).arrays()
+    panels, titles = item.draw(method, images, labels)
+    assert panels.dtype in (torch.uint8, np.uint8) and panels.ndim == 5 and panels.shape[1:3] == (len(titles), 3)

@@ -178,7 +178,7 @@ loss_curves = Item('cmae', 'figure-loss-curves', 'The two losses at the end of t
 def in_two_dimensions(method, images: Tensor, labels: Tensor):
     "t-SNE of the features of up to 1,000 images of the first ten classes"
     few = (labels < 10).nonzero().flatten()[:1000]
-    return as_panel(draw_embedding({type(method).__name__: embed_2d(features(method.encoder, images[few]))}, labels[few]), 't-SNE, ten classes')
+    return as_panel(draw_embedding({type(method).__name__: embed_2d(features(method.encoder, images[few]))}, labels[few], [f'class {k}' for k in range(10)]), 't-SNE, ten classes')
 
 
 separability = Item('cmae', 'figure-separability', 'How classes separate', 'pictures', tuple(Row(name, {**known, 'paper': long[name]}) for name, known in pair.items()),

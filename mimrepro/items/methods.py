@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from ..method import load_method, method_names
 from ..papers import Claim, Column, Item, Measure, Row, gains
 from ..records import Record, groups
-from ..report import colours, markers, measured, report_style
+from ..report import measured, report_style
+from ..show import colours, markers
 
 # %% ../../nbs/55_methods.ipynb #fb513366
 def learns(name: str) -> Claim:
