@@ -263,15 +263,16 @@ def open_library(name: str,               # timm's name: 'torch/...' or 'hfds/..
     return Source(f'{name}:{split}', partial(library_item, dataset), [f'{name}:{split}[{i}]' for i in range(len(dataset))], labels, classes)
 
 # %% ../nbs/10_data.ipynb #e149a8c2
-def open_scenes(name: str,  # 'scenes' or 'scenes:SIZE'
+def open_scenes(name: str,  # 'scenes', 'scenes:SIZE' or 'scenes:SIZE:N': N pictures to learn on
                 split: str, # 'train', 'val' or 'test'
                 **kw,       # to `Scenes`, such as n=1000
                ) -> Source:
     "The built-in set of rendered scenes"
-    if ':' in name: kw['size'] = int(name.split(':')[1])
-    scenes = Scenes(split, **kw)
+    _, size, n = f'{name}::'.split(':')[:3]
+    if n and split == 'train': kw = dict(n=int(n)) | kw
+    scenes = Scenes(split, size=int(size or 32), **kw)
     files = [f'{scenes.name}:{split}[{i}]' for i in range(len(scenes))]
-    return Source(scenes.name, partial(library_item, scenes), files, scenes.labels, scenes.classes, scenes.arrays)
+    return Source(f'{scenes.name}:{n}' if n else scenes.name, partial(library_item, scenes), files, scenes.labels, scenes.classes, scenes.arrays)
 
 
 def names_shards(name: str) -> bool:
@@ -290,7 +291,7 @@ def not_found(name: str) -> FileNotFoundError:
     missing, beside = path.parts[len(parent.parts)], [p.name for p in parent.iterdir()] if parent.is_dir() else []
     near = difflib.get_close_matches(missing, beside, 3, .5) or sorted(beside)[:5]
     return FileNotFoundError(f'{name}: no such file or folder, {parent} has no {missing!r}' + (f' but {", ".join(near)}' if near else '') +
-        ". Expected 'scenes' or 'scenes:SIZE', a folder of images or of class folders, a .tar or .tar.gz of them, shards (PATTERN-{000..146}.tar, .parquet, a URL), 'torch/NAME' or 'hfds/NAME'")
+        ". Expected 'scenes', 'scenes:SIZE' or 'scenes:SIZE:N', a folder of images or of class folders, a .tar or .tar.gz of them, shards (PATTERN-{000..146}.tar, .parquet, a URL), 'torch/NAME' or 'hfds/NAME'")
 
 # %% ../nbs/10_data.ipynb #ee7f8494
 def open_source(name: str | Path | list, # 'scenes:64', a folder, a .tar or .tar.gz, shards, 'torch/cifar10', 'hfds/timm/mini-imagenet'
@@ -300,7 +301,7 @@ def open_source(name: str | Path | list, # 'scenes:64', a folder, a .tar or .tar
     "Open a collection of images by name or path"
     if isinstance(name, (list, tuple)) or names_shards(str(name)): return import_module('mimrepro.streams').open_stream(name, split, **kw)
     name, path = str(name), Path(name).expanduser()
-    if re.fullmatch(r'scenes(:\d+)?', name): return open_scenes(name, split, **kw)
+    if re.fullmatch(r'scenes(:\d+){0,2}', name): return open_scenes(name, split, **kw)
     if path.is_dir(): return open_folder(path, split, **kw)
     if path.is_file() and re.search(r'\.(tar(\.\w+)?|tgz)$', path.name): return open_tar(path, split, **kw)
     if path.is_file(): raise ValueError(f'{path} is neither a folder nor a .tar or .tar.gz: unpack it, or name the folder it is in')

@@ -138,7 +138,7 @@ def open_boxes(name: str | Path,     # 'scenes', 'scenes:SIZE' or a folder
                split: str = 'train',
                **kw) -> BoxSource:   # n= for scenes, year= for a folder
     "Images with objects, by name or path"
-    kind, _, size = str(name).partition(':')
+    kind, size = f'{name}:'.split(':')[:2]
     return scene_boxes(split, size=int(size or 32), **kw) if kind == 'scenes' else coco(name, split, **kw)
 
 # %% ../nbs/22c_detect.ipynb #b78fad05

@@ -304,9 +304,10 @@ def frozen_scores(encoder: nn.Module,                 # `vit.Encoder` or timm Vi
              train: tuple[Tensor, Tensor],       # uint8 `N 3 H W`, classes `N`
              test: tuple[Tensor, Tensor],        # uint8 `M 3 H W`, classes `M`
              block: int = -1, batch: int = 256, device=None, precision: str = 'fp32',  # see `features`
+             cls: bool = True,                   # also judge the class token, where there is one
              ) -> dict[str, float]:              # knn_mean, linear_mean, knn_cls, linear_cls: top-1 in percent
     "What a frozen encoder knows: kNN and quick probe on the mean of patch tokens and, where there is one, the class token"
-    pools = ('mean', 'cls') if getattr(encoder, 'num_prefix_tokens', 1) else ('mean',)
+    pools = ('mean', 'cls') if cls and getattr(encoder, 'num_prefix_tokens', 1) else ('mean',)
     pool = 'both' if len(pools) == 2 else 'mean'
     read = lambda images: features(encoder, images, pool, block, batch, device, precision).chunk(len(pools), dim=1)
     return {f'{name}_{pool}': value for pool, a, b in zip(pools, read(train[0]), read(test[0]))

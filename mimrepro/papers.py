@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['grades', 'scales', 'Cell', 'Entry', 'read_entry', 'Published', 'one_of', 'published_papers', 'published', 'Row',
-           'variants', 'Measure', 'Column', 'Claim', 'gains', 'at_demo', 'turned', 'Item', 'ablation', 'find_items',
-           'Verdict', 'standard_error', 'one_seed_error', 'judge']
+           'variants', 'Measure', 'Column', 'Claim', 'gains', 'few_images', 'at_demo', 'turned', 'Item', 'ablation',
+           'find_items', 'Verdict', 'standard_error', 'one_seed_error', 'judge']
 
 # %% ../nbs/30_papers.ipynb #7668ad49
 import math
@@ -172,6 +172,12 @@ def gains(better: str, worse: str,     # names of rows
     "That one row has more of something than another"
     return Claim(text or f'{better} is better than {worse} by {metric}' + (f', by at least {by:g}' if by else ''),
                  lambda rows: rows[better][metric] - rows[worse][metric] - by, (metric,), (better, worse))
+
+
+def few_images(recipe: Recipe,  # that trains on the built-in scenes
+               epochs: int = 2) -> Recipe:
+    "The same on 6,000 of the scenes: for tables with many rows"
+    return replace(recipe, name=f'{recipe.name}, 6,000 images, {epochs} epochs', data=f'{recipe.data}:6000', epochs=epochs)
 
 
 def at_demo(rows: tuple[Row, ...], names: tuple[str, ...]) -> tuple[Row, ...]:

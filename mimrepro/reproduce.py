@@ -40,10 +40,10 @@ from .trainer import Trainer
 from .views import evaluation_view
 
 # %% ../nbs/40a_reproduce.ipynb #a0165bef
-def judged(encoder, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], device=None, prefix: str = '') -> dict[str, float]:
+def judged(encoder, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], device=None, prefix: str = '', cls: bool = True) -> dict[str, float]:
     "kNN and quick probe of a frozen encoder, under the names above"
     names = dict(knn_mean='knn', linear_mean='lin', knn_cls='knn_cls', linear_cls='lin_cls')
-    return {prefix + names[name]: value for name, value in frozen_scores(encoder, train, test, device=device).items()}
+    return {prefix + names[name]: value for name, value in frozen_scores(encoder, train, test, device=device, cls=cls).items()}
 
 
 def labelled(source: Source, side: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -94,10 +94,10 @@ def always(job: Job, method: Method, train: Source, test: Source, device: torch.
         return {}
     both = [labelled(source, image_size(method.encoder)) for source in (train, test)]
     metrics = dict(test_images=len(test))
-    if any(not name.startswith(('untrained', 'pixels')) for name in wanted):
-        metrics |= judged(method.encoder, *both, device)
-    if any(name.startswith('untrained') for name in wanted):
-        metrics |= judged(build(job.recipe).encoder, *both, device, 'untrained_')
+    own, untrained = ({name for name in wanted if name.startswith('untrained') == of and not name.startswith('pixels')} for of in (False, True))
+    cls = lambda names: any(name.endswith('cls') for name in names)
+    metrics |= judged(method.encoder, *both, device, cls=cls(own)) if own else {}
+    metrics |= judged(build(job.recipe).encoder, *both, device, 'untrained_', cls(untrained)) if untrained else {}
     if any(name.startswith('pixels') for name in wanted):
         pixels = scores(pixel_features(both[0][0]), both[0][1], pixel_features(both[1][0]), both[1][1])
         metrics |= dict(pixels_knn=pixels['knn'], pixels_lin=pixels['linear'])

@@ -102,7 +102,7 @@ def open_masks(name: str | Path,      # 'scenes', 'scenes:SIZE' or a folder
                split: str = 'train',
                **kw) -> MaskSource:   # n= for scenes, classes= for a folder
     "Images with masks, by name or path"
-    kind, _, size = str(name).partition(':')
+    kind, size = f'{name}:'.split(':')[:2]
     return scene_masks(split, size=int(size or 32), **kw) if kind == 'scenes' else ade20k(name, split, **kw)
 
 # %% ../nbs/22b_segment.ipynb #28f47974

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..cmae import CMAE, recipes
 from ..mae import recipes as mae_recipes
 from ..method import Recipe
-from ..papers import Claim, Column, Item, Measure, Row, ablation, at_demo, gains, variants
+from ..papers import Claim, Column, Item, Measure, Row, ablation, at_demo, few_images, gains, variants
 from ..features import features
 from ..finetune import finetune_settings
 from ..geometry import draw_embedding, embed_2d
@@ -28,7 +28,7 @@ from ..report import as_panel
 from ..views import denormalise
 
 # %% ../../nbs/51_cmae.ipynb #c897411f
-base = {'paper': recipes['base-300'], 'small': recipes['small-6'], 'demo': replace(recipes['demo'], name='cmae/demo, 1 epoch', epochs=1)}
+base = {'paper': recipes['base-300'], 'small': recipes['small-6'], 'demo': few_images(recipes['demo'])}
 ft = Column('ft', 'fine-tuned', published='acc', measures={'paper': Measure('finetune-cmae-300', 'top1'), 'small': Measure('finetune-small', 'top1')})
 lin = Column('lin', 'linear', published='(none)', scales=('demo', 'small'))
 knn = Column('knn', 'kNN', published='(none)', scales=('demo', 'small'))
@@ -90,10 +90,10 @@ figure_5a = replace(sizes, id='figure-5a')
 
 # %% ../../nbs/51_cmae.ipynb #7760fad4
 dense_rows = tuple(Row(name, {'paper': long[name], 'demo': known['demo']}) for name, known in pair.items())
-miou = Column('miou', 'mIoU', measures={'paper': Measure('segment-ade20k', 'miou'), 'demo': Measure('segment-scenes', 'miou')})
+miou = Column('miou', 'mIoU', measures={'paper': Measure('segment-ade20k', 'miou'), 'demo': Measure('segment-scenes', 'miou', dict(iterations=100))})
 ade20k = Item('cmae', 'table-ade20k', 'Semantic segmentation', 'ablation', tuple(replace(row, name=f'{row.name} 1600 ViT-B') for row in dense_rows), (miou,),
               (gains('CMAE 1600 ViT-B', 'MAE 1600 ViT-B', 'miou', text='CMAE segments better than MAE'),), labels=('method', 'pretrain_epochs', 'encoder'))
-ap = tuple(Column(name, name.replace('ap_', 'AP '), measures={'paper': Measure('detect-coco', name), 'demo': Measure('detect-scenes', name)}) for name in ('ap_box', 'ap_mask'))
+ap = tuple(Column(name, name.replace('ap_', 'AP '), measures={'paper': Measure('detect-coco', name), 'demo': Measure('detect-scenes', name, dict(iterations=100))}) for name in ('ap_box', 'ap_mask'))
 coco = Item('cmae', 'table-coco', 'Detection and instance segmentation', 'ablation', tuple(replace(row, name=f'{row.name} ViT-B') for row in dense_rows), ap,
             (gains('CMAE ViT-B', 'MAE ViT-B', 'ap_box', text='CMAE finds boxes better than MAE'),), labels=('method', 'encoder'))
 

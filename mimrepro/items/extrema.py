@@ -17,12 +17,12 @@ from torch import Tensor
 from ..extrema import ExtreMA, recipes
 from ..method import Recipe, build
 from ..metrics import flops_per_image
-from ..papers import Claim, Column, Item, Measure, Row, ablation, at_demo, gains, published
+from ..papers import Claim, Column, Item, Measure, Row, ablation, at_demo, few_images, gains, published
 from ..views import denormalise
 
 # %% ../../nbs/52_extrema.ipynb #2ddb02eb
 base = {'paper': recipes['ablation'], 'small': replace(recipes['small-6'], name='extrema/small-6 augment=crop', model={**recipes['small-6'].model, 'augment': 'crop'}),
-        'demo': replace(recipes['demo'], name='extrema/demo, 1 epoch', epochs=1, model={**recipes['demo'].model, 'augment': 'crop'})}
+        'demo': replace(few_images(recipes['demo']), model={**recipes['demo'].model, 'augment': 'crop'})}
 ft = Column('ft', 'fine-tuned', measures={'paper': Measure('finetune-extrema', 'top1'), 'small': Measure('finetune-small', 'top1')})
 lin = Column('lin', 'linear', measures={'paper': Measure('linear-extrema', 'linear')}, scales=('demo', 'small', 'paper'))
 cls = Column('lin_cls', 'linear, class token', published='(none)', scales=('demo', 'small'))

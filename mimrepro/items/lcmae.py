@@ -22,12 +22,12 @@ from ..lcmae import LCMAE, presets, recipes
 from ..mae import presets as mae_presets, recipes as mae_recipes
 from ..method import Recipe, build
 from ..metrics import flops_per_image
-from ..papers import Claim, Column, Item, Measure, Row, ablation, gains, published
+from ..papers import Claim, Column, Item, Measure, Row, ablation, few_images, gains, published
 from ..report import as_panel
 from ..views import denormalise, normalise
 
 # %% ../../nbs/54_lcmae.ipynb #78b3ee22
-base = {'paper': recipes['base-1600'], 'small': recipes['small-6'], 'demo': replace(recipes['demo'], name='lcmae/demo, 1 epoch', epochs=1)}
+base = {'paper': recipes['base-1600'], 'small': recipes['small-6'], 'demo': few_images(recipes['demo'])}
 mae_base = {'paper': mae_recipes['base-1600'], 'small': mae_recipes['small-6'], 'demo': mae_recipes['ablation-demo']}
 ft = Column('ft', 'fine-tuned', published='fine-tuning top-1', measures={'paper': Measure('finetune-lcmae', 'top1'), 'small': Measure('finetune-small', 'top1')})
 lin = Column('lin', 'linear', published='(none)', scales=('demo', 'small'))
@@ -67,7 +67,7 @@ simmim = varied('table-T-simmim', 'Guidance on a SimMIM-style model', changes={'
 # %% ../../nbs/54_lcmae.ipynb #ca1077fa
 on_paper = lambda protocol, key='top1', data='': {'paper': Measure(protocol, key, data=data)}
 ade20k = Item('lcmae', 'table-T-ade20k', 'Semantic segmentation', 'ablation', tuple(Row(f'{row.name} ViT-B/16', row.recipes) for row in pair),
-              (Column('miou', 'mIoU', published='mIoU', measures={'paper': Measure('segment-ade20k', 'miou'), 'demo': Measure('segment-scenes', 'miou')}),),
+              (Column('miou', 'mIoU', published='mIoU', measures={'paper': Measure('segment-ade20k', 'miou'), 'demo': Measure('segment-scenes', 'miou', dict(iterations=100))}),),
               (gains('LC-MAE ViT-B/16', 'MAE ViT-B/16', 'miou', text='LC-MAE segments better than MAE'),), labels=('method', 'backbone'))
 inat = Item('lcmae', 'table-T-inat', 'Transfer to iNaturalist', 'ablation', pair,
             tuple(Column(f'inat{year}', f'iNat {year}', measures=on_paper('finetune-lcmae', data=f'torch/inat{year}'), published=f'iNat {year}') for year in (2018, 2019, 2021)))

@@ -23,12 +23,12 @@ from ..finetune import finetune_settings
 from ..localmim import LocalMIM, presets, recipes
 from ..mae import presets as mae_presets, recipes as mae_recipes
 from ..method import Recipe, build
-from ..papers import Claim, Column, Item, Measure, Row, ablation, at_demo, gains, published
+from ..papers import Claim, Column, Item, Measure, Row, ablation, at_demo, few_images, gains, published
 from ..report import as_panel
 from ..views import denormalise, normalise
 
 # %% ../../nbs/53_localmim.ipynb #245da024
-base = {'paper': recipes['base-100'], 'small': recipes['small-6'], 'demo': replace(recipes['demo'], name='localmim/demo, 1 epoch', epochs=1)}
+base = {'paper': recipes['base-100'], 'small': recipes['small-6'], 'demo': few_images(recipes['demo'])}
 ft = Column('ft', 'fine-tuned', published='top1', measures={'paper': Measure('finetune-localmim-100', 'top1'), 'small': Measure('finetune-small', 'top1')})
 lin = Column('lin', 'linear', published='(none)', scales=('demo', 'small'))
 knn = Column('knn', 'kNN', published='(none)', scales=('demo', 'small'))
@@ -76,10 +76,10 @@ isolation = varied('table-A-isolation', 'Gradients cut behind each task', change
 
 # %% ../../nbs/53_localmim.ipynb #9341ac78
 dense = tuple(Row(name, {'paper': recipes[key]} | more) for name, key, more in (('LocalMIM HOG ViT-B 1600', 'base-1600', {'demo': base['demo']}), ('LocalMIM HOG Swin-B 400', 'swin-base-400', {})))
-table_2 = Item('localmim', 'table-T2', 'Semantic segmentation', 'ablation', dense, (Column('miou', 'mIoU', measures={'paper': Measure('segment-ade20k', 'miou'), 'demo': Measure('segment-scenes', 'miou')}),),
+table_2 = Item('localmim', 'table-T2', 'Semantic segmentation', 'ablation', dense, (Column('miou', 'mIoU', measures={'paper': Measure('segment-ade20k', 'miou'), 'demo': Measure('segment-scenes', 'miou', dict(iterations=100))}),),
                labels=('method', 'backbone', 'pt_epochs'))
 table_3 = Item('localmim', 'table-T3', 'Detection and instance segmentation', 'ablation', dense, tuple(
-    Column(f'ap_{kind}', f'AP {kind}', measures={'paper': Measure('detect-coco', f'ap_{kind}'), 'demo': Measure('detect-scenes', f'ap_{kind}')}) for kind in ('box', 'mask')), labels=('method', 'backbone', 'pt_epochs'))
+    Column(f'ap_{kind}', f'AP {kind}', measures={'paper': Measure('detect-coco', f'ap_{kind}'), 'demo': Measure('detect-scenes', f'ap_{kind}', dict(iterations=100))}) for kind in ('box', 'mask')), labels=('method', 'backbone', 'pt_epochs'))
 
 # %% ../../nbs/53_localmim.ipynb #f542a301
 def macs(recipe: Recipe) -> dict[str, float]:

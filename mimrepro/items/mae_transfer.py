@@ -106,13 +106,13 @@ light = Item('mae', 'table-lightly', 'Small reference runs of another implementa
 
 # %% ../../nbs/50b_mae_transfer.ipynb #b65cebce
 dense = {'paper': paper['base'], 'demo': base['demo']}
-box, mask = (Column(f'ap_{kind}', f'AP {kind}, ViT-B', published=f'AP{kind}_B', measures={'paper': Measure('detect-coco', f'ap_{kind}'), 'demo': Measure('detect-scenes', f'ap_{kind}')})
+box, mask = (Column(f'ap_{kind}', f'AP {kind}, ViT-B', published=f'AP{kind}_B', measures={'paper': Measure('detect-coco', f'ap_{kind}'), 'demo': Measure('detect-scenes', f'ap_{kind}', dict(iterations=100))})
              for kind in ('box', 'mask'))
-fresh = Column('ap_box_scratch', 'AP box, from scratch', published='(none)', measures={'demo': Measure('detect-scenes', 'ap_box', untrained=True)})
+fresh = Column('ap_box_scratch', 'AP box, from scratch', published='(none)', measures={'demo': Measure('detect-scenes', 'ap_box', dict(iterations=100), untrained=True)})
 table_4 = Item('mae', 'table-4', 'Detection and instance segmentation', 'ablation', (Row('MAE IN1K', dense),), (box, mask, fresh), labels=('method', 'pretrain_data'),
                claims=(Claim('Pre-training finds boxes better than fresh weights', lambda rows: rows['MAE IN1K']['ap_box'] - rows['MAE IN1K']['ap_box_scratch'], ('ap_box', 'ap_box_scratch')),))
-miou = Column('miou', 'mIoU, ViT-B', published='ViT-B', measures={'paper': Measure('segment-ade20k', 'miou'), 'demo': Measure('segment-scenes', 'miou')})
-fresh_miou = Column('miou_scratch', 'mIoU, from scratch', published='(none)', measures={'demo': Measure('segment-scenes', 'miou', untrained=True)})
+miou = Column('miou', 'mIoU, ViT-B', published='ViT-B', measures={'paper': Measure('segment-ade20k', 'miou'), 'demo': Measure('segment-scenes', 'miou', dict(iterations=100))})
+fresh_miou = Column('miou_scratch', 'mIoU, from scratch', published='(none)', measures={'demo': Measure('segment-scenes', 'miou', dict(iterations=100), untrained=True)})
 table_5 = Item('mae', 'table-5', 'Semantic segmentation', 'ablation', (Row('MAE IN1K', dense),), (miou, fresh_miou), labels=('method', 'pretrain_data'),
                claims=(Claim('Pre-training segments better than fresh weights', lambda rows: rows['MAE IN1K']['miou'] - rows['MAE IN1K']['miou_scratch'], ('miou', 'miou_scratch')),))
 sets = {'iNat 2017': 'torch/inat2017', 'iNat 2018': 'torch/inat2018', 'iNat 2019': 'torch/inat2019', 'Places365': 'torch/places365'}
