@@ -189,5 +189,5 @@ recipes = {
                    data='scenes:32', epochs=8, warmup_epochs=.5, batch=128, base_lr=3e-3, source='our own, for minutes on a laptop'),
 }
 recipes['small-6'] = replace(recipes['small'], name='mae/small-6', epochs=6, warmup_epochs=1)
-recipes['ablation-demo'] = replace(recipes['demo'], name='mae/ablation-demo', data='scenes:32:6000', epochs=2)
+recipes['ablation-demo'] = replace(recipes['demo'], name='mae/ablation-demo', data='scenes:32:6000', epochs=4)
 method = MAE

@@ -104,7 +104,7 @@ partial = Item('cmae', 'figure-partial', 'Partial fine-tuning', 'curve', partial
                (Claim('CMAE is ahead of MAE when only one block learns', lambda rows: rows['cmae']['ft_1'] - rows['mae']['ft_1'], ('ft_1',)),))
 table_partial = replace(partial, id='table-partial')
 transfer = Item('cmae', 'table-transfer', 'Transfer to other images', 'ablation', tuple(Row(name, {'demo': known['demo'], 'paper': long[name]}) for name, known in pair.items()),
-                (Column('corrupted', 'linear on corrupted images', measures={'demo': Measure('corruptions', 'acc_3', dict(severities=(3,))), 'paper': Measure('imagenet-c', 'mce')}),),
+                (Column('corrupted', 'linear on corrupted images', measures={'demo': Measure('corruptions', 'acc_3', dict(severities=(3,), images=500)), 'paper': Measure('imagenet-c', 'mce')}),),
                 note='Whether the paper has this table is not verified.')
 
 # %% ../../nbs/51_cmae.ipynb #62d6dc90

@@ -77,7 +77,7 @@ shifts = {'IN-A': ('imagenet-a', 'top1'), 'IN-R': ('imagenet-r', 'top1'), 'IN-C'
           'ObjectNet': ('objectnet', 'top1')}
 robust = Item('lcmae', 'table-T-robust', 'Robustness', 'ablation', pair, (
     *(Column(protocol.replace('-', '_'), name, 'other', published=name, measures=on_paper(protocol, key)) for name, (protocol, key) in shifts.items()),
-    Column('corrupted', 'corrupted images', published='(none)', measures={'demo': Measure('corruptions', 'acc_3', dict(severities=(3,))), 'small': Measure('corruptions', 'acc_3', dict(severities=(3,)))}),
+    Column('corrupted', 'corrupted images', published='(none)', measures={'demo': Measure('corruptions', 'acc_3', dict(severities=(3,), images=500)), 'small': Measure('corruptions', 'acc_3', dict(severities=(3,)))}),
     Column('occluded', 'half of the patches dropped', published='(none)', measures={scale: Measure('occlusion', 'acc@0.5', dict(shares=(.5,))) for scale in ('demo', 'small')})))
 
 # %% ../../nbs/54_lcmae.ipynb #fd590e18

@@ -142,7 +142,7 @@ figure_5 = Item(
 figure_7 = Item(
     'mae', 'figure-7', 'Training schedules', 'curve',
     at_demo(tuple(Row(str(n), {'paper': replace(base['paper'], epochs=n), 'small': replace(base['small'], epochs=max(1, n * 6 // 800), warmup_epochs=min(1, n / 800)),
-                               'demo': replace(base['demo'], epochs=max(1, n * 2 // 800), warmup_epochs=min(.5, n / 1600))}) for n in (100, 200, 400, 800, 1600)), ('400', '800', '1600')),
+                               'demo': replace(base['demo'], epochs=max(1, n // 200), warmup_epochs=min(.5, n / 1600))}) for n in (100, 200, 400, 800, 1600)), ('400', '800', '1600')),
     (lin, knn, ft), (gains('1600', '800', text='Linear probing still gains from 800 to 1600 epochs'), gains('800', '400', text='and from 400 to 800')))
 
 # %% ../../nbs/50_mae.ipynb #76c9b0d9
