@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from unittest import mock
+from threading import Thread
 
 import matplotlib.pyplot as plt
 import torch
@@ -61,6 +61,7 @@ def by_protocol(job: Job, method: Method,
                 sources: Callable,      # (protocol, name of images or '' for the row's own) -> (train, test)
                 device: torch.device,
                 run: Path,              # the row's run folder: protocols that train keep their state below it
+                progress: bool = True,
                 ) -> dict[str, float]:  # metric -> number
     "What protocols say of a row's encoder, for the columns that name one"
     asked = {}
@@ -70,7 +71,7 @@ def by_protocol(job: Job, method: Method,
             asked.setdefault(json.dumps({**way, 'key': None}, sort_keys=True), []).append((column, way))
     metrics = {}
     for number, ((column, way), *others) in enumerate(asked.values()):
-        settings = way['settings'] | ({'seed': job.recipe.seed} if 'seed' in way['settings'] else {})
+        settings = way['settings'] | {name: value for name, value in dict(seed=job.recipe.seed, progress=progress).items() if name in way['settings']}
         protocol, model = protocol_named(way['protocol']), build(job.recipe).eval() if way['untrained'] else method
         encoder = copy.deepcopy(encoder_of(model, protocol.branch, job.row.name))
         home = run / 'judged' / f'{way["protocol"]}-{run_name(way)}'
@@ -132,7 +133,7 @@ class Runner:
         parts = {name: value for name, value in last.items() if name in {'loss', 'spread'} or name in names}
         seen = trainer.total * job.recipe.batch
         metrics = parts | always(job, method, train, test, trainer.device) | dict(test_images=len(test), pflop=flops_per_image(job.recipe) * seen / 1e15)
-        metrics |= by_protocol(job, method, lambda protocol, name: self.for_protocol(protocol, name, own), trainer.device, trainer.run)
+        metrics |= by_protocol(job, method, lambda protocol, name: self.for_protocol(protocol, name, own), trainer.device, trainer.run, self.progress)
         extras = dict(images_seen=seen, earlier_seconds=earlier, test=test.name if self.test else '')
         if 'pictures' in job.missing:
             images, labels = labelled(test, image_size(method.encoder))
@@ -215,7 +216,8 @@ def outline(jobs: list[Job],
 
 # %% ../nbs/40a_reproduce.ipynb #40788e64
 def start_worker(numbers, threads: int, gpus: int):
-    "Give a worker process its share of the machine"
+    "Give a worker process its share of the machine, and let it end with its parent"
+    Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(threads)
     if gpus:
         torch.cuda.set_device(next_number(numbers) % gpus)
@@ -243,7 +245,7 @@ def run_in_processes(jobs: list[Job], processes: int, scale: str, data: str | No
     numbers, threads = context.Value('i', 0), max(1, torch.get_num_threads() // processes)
     shares = [[(job.item.paper, job.item.id, job.row.name, job.recipe.seed) for job in share] for share in grouped(jobs)]
     started, failed = time.time(), []
-    with mock.patch.dict(os.environ, TQDM_DISABLE='1'), ProcessPoolExecutor(processes, context, start_worker, (numbers, threads, gpus)) as pool:  # bars of several would mix
+    with ProcessPoolExecutor(processes, context, start_worker, (numbers, threads, gpus)) as pool:
         for done, share in enumerate(as_completed([pool.submit(run_share, share, scale, data, options) for share in shares]), 1):
             failed += [error for error in [share.exception()] if error]
             left = (time.time() - started) / done * (len(shares) - done)

@@ -1,12 +1,16 @@
 """Records under several writers, and pages that say nothing but what records and papers say"""
 import multiprocessing as mp
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from mimrepro.cli import main
 from mimrepro.data import open_source
 from mimrepro.features import image_size
 from mimrepro.method import build, load_method, method_names
@@ -83,3 +87,21 @@ def test_every_picture_can_be_drawn(item):
     images, labels = open_source(f'scenes:{image_size(method.encoder)[0]}', n=256).arrays()
     panels, titles = item.draw(method, images, labels)
     assert panels.dtype in (torch.uint8, np.uint8) and panels.ndim == 5 and panels.shape[1:3] == (len(titles), 3)
+
+
+def test_rows_in_two_processes_are_recorded(tmp_path, capsys):
+    assert main(['reproduce', 'lcmae', 'table-T-cost-derived', '--processes', '2', '--out', str(tmp_path / 'two'), '--runs', str(tmp_path / 'runs')]) == 0
+    assert '3/3 trainings with their rows done' in capsys.readouterr().out
+    rows = {record.row: record.metrics for record in read_records(tmp_path / 'two')}
+    assert rows == {record.row: record.metrics for record in read_records(PAGES, 'lcmae', 'table-T-cost-derived')}
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    code = 'import sys; from mimrepro.cli import main; sys.exit(main(sys.argv[1:]))'
+    words = ['reproduce', 'mae', 'figure-7', '--processes', '2', '--out', str(tmp_path / 'pages'), '--runs', str(tmp_path / 'runs'), '--device', 'cpu']
+    parent = subprocess.Popen([sys.executable, '-c', code, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # held open by every process of the family
+    while not list((tmp_path / 'runs').glob('*')):
+        assert parent.poll() is None, parent.stderr.read().decode()
+        time.sleep(.2)
+    parent.kill()
+    parent.stderr.read()  # ends when the last of them has
