@@ -53,6 +53,7 @@ def readme() -> str:
     notebooks = {p.name for p in (ROOT / 'nbs').glob('*.ipynb')}
     for name in notebooks:
         text = text.replace(f']({name})', f'](nbs/{name})')
+    text = text.replace('\n```\nimport ', '\n```python\nimport ')  # nbconvert knows no language of a notebook without one
     return text.replace('](../', '](').replace('src="../', 'src="').strip() + '\n'
 
 
