@@ -6,7 +6,7 @@
 __all__ = ['colours', 'alive', 'state', 'flat', 'describe', 'find_runs', 'differences', 'compare', 'smooth', 'draw_curve',
            'draw_runs']
 
-# %% ../nbs/12b_runs.ipynb #46d2bff4
+# %% ../nbs/12b_runs.ipynb #4d3a09d9
 import json
 import os
 import re
@@ -14,6 +14,7 @@ import socket
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
 from .metrics import common, duration, parts_of, read_lines
 
@@ -83,7 +84,7 @@ def compare(folders: list[str | Path],  # run folders, or folders of them
         row['differs'] = ' '.join(f'{name}={value}' for name, value in own.items())
     return rows
 
-# %% ../nbs/12b_runs.ipynb #7c4a9f96
+# %% ../nbs/12b_runs.ipynb #bce526d5
 colours = ('#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9', '#000000', '#F0E442')  # Okabe and Ito, "Color Universal Design"
 
 
@@ -100,7 +101,7 @@ def smooth(values: list[float],
     return means
 
 
-def draw_curve(ax, lines: list[dict], name: str, **look):
+def draw_curve(ax: Axes, lines: list[dict], name: str, **look):
     "One quantity of one run: raw behind, smoothed in front"
     points = [(line['epoch'], line[name]) for line in lines if name in line]
     if not points: return

@@ -6,7 +6,7 @@
 __all__ = ['core', 'pairs', 'commands', 'row', 'version', 'unmet', 'check_packages', 'check_extras', 'check_gpus', 'memory',
            'check_machine', 'proposal', 'check_data', 'check_recipes', 'doctor']
 
-# %% ../../nbs/41e_doctor.ipynb #fe5201ed
+# %% ../../nbs/41e_doctor.ipynb #501b49cf
 import math
 import os
 import platform
@@ -14,6 +14,7 @@ import shutil
 import sys
 from importlib import import_module, metadata
 from pathlib import Path
+from types import ModuleType
 
 from packaging.requirements import Requirement
 
@@ -78,8 +79,8 @@ def check_extras() -> list[dict]:
     browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
     return rows + [row('browser', 'Chromium' if browser else 'no Chromium', do='' if browser else 'only the browser tests need it')]
 
-# %% ../../nbs/41e_doctor.ipynb #ef3efd4c
-def check_gpus(torch) -> list[dict]:
+# %% ../../nbs/41e_doctor.ipynb #112f64a8
+def check_gpus(torch: ModuleType) -> list[dict]:
     "Every GPU: memory, bf16, and whether it computes; or why there is none"
     rows = []
     for i in range(torch.cuda.device_count()):
@@ -112,7 +113,7 @@ def memory() -> tuple[float, float]:  # bytes: all of it, and what is free
     return total, free
 
 
-def check_machine(torch) -> list[dict]:
+def check_machine(torch: ModuleType) -> list[dict]:
     "Cores, memory, disk"
     from mimrepro.data import cores
     total, free = (number / 2**30 for number in memory())
