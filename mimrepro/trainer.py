@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['train_step', 'autocast', 'Trainer']
 
-# %% ../nbs/11_trainer.ipynb #cbcb3a95
+# %% ../nbs/11_trainer.ipynb #9e7adb0b
 import json
 import math
 import os
@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from .checkpoints import claim, cut_metrics, locked, make_run_folder, newest_state, write_batch, write_state, write_whole
-from .data import open_source
+from .data import Source, open_source
 from .kernels import use_cpu_kernels
 from .loader import generator, loader
 from .machine import environment, git_commit, keep_freed_memory, peak_memory
