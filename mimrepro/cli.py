@@ -51,7 +51,7 @@ def as_text(rows: list[dict]) -> str:
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells)
 
-# %% ../nbs/44_cli.ipynb #9c067c94
+# %% ../nbs/44_cli.ipynb #1ff7746a
 @cache
 def load_commands() -> tuple[dict[str, Callable], str]: # commands by name; why some are missing, if they are
     "Every command of this package: each module of `mimrepro.commands` lists its own in `commands`"
@@ -68,7 +68,7 @@ def find_commands() -> dict[str, Callable]:
     "The commands that can be loaded here, by name"
     return load_commands()[0]
 
-
+# %% ../nbs/44_cli.ipynb #89752bdb
 def closest(name: str, known: list[str]) -> str:
     "`method.nearest`, imported late, since it comes with PyTorch"
     return import_module('mimrepro.method').nearest(name, known)

@@ -79,7 +79,7 @@ def check_extras() -> list[dict]:
     browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
     return rows + [row('browser', 'Chromium' if browser else 'no Chromium', do='' if browser else 'only the browser tests need it')]
 
-# %% ../../nbs/41e_doctor.ipynb #112f64a8
+# %% ../../nbs/41e_doctor.ipynb #8ba2508a
 def check_gpus(torch: ModuleType) -> list[dict]:
     "Every GPU: memory, bf16, and whether it computes; or why there is none"
     rows = []
@@ -100,7 +100,7 @@ def check_gpus(torch: ModuleType) -> list[dict]:
         rows.append(row('mps', 'an Apple GPU', do='not tested with this package; the trainer takes the CPU unless told --device mps'))
     return rows or [row('gpu', 'none: everything runs on the processor', do='small recipes take minutes, the papers\' take years; `mimrepro cost RECIPE --gpu cpu` says how long')]
 
-
+# %% ../../nbs/41e_doctor.ipynb #1a6f9ce0
 def memory() -> tuple[float, float]:  # bytes: all of it, and what is free
     "Memory of this machine, or of the container"
     total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
@@ -124,7 +124,7 @@ def check_machine(torch: ModuleType) -> list[dict]:
             row('disk', f'{disk:.1f} GiB free here', disk > 1 and writable, '' if disk > 1 and writable else 'name run folders elsewhere with --run: a state of a ViT-B takes 1.3 GiB, and two are kept'),
             row('/dev/shm', f'{shm:.1f} GiB', do='' if shm > .5 else 'small: with photographs start the container with --shm-size=8g, or decode with --workers 0')]
 
-# %% ../../nbs/41e_doctor.ipynb #a45d0ec5
+# %% ../../nbs/41e_doctor.ipynb #6cae8a43
 def proposal(side: int,         # of a usual image, in pixels
              images: int,
              gpu: bool = False,
@@ -137,7 +137,7 @@ def proposal(side: int,         # of a usual image, in pixels
     epochs = max(min(recipe.epochs, 300), math.ceil(2000 / (images // batch)))
     return f'{name} batch={batch} epochs={epochs} warmup_epochs={max(1, epochs // 10)}'
 
-
+# %% ../../nbs/41e_doctor.ipynb #3f33429c
 def check_data(path: str,       # as for `mimrepro pretrain --data`
                gpu: bool = False,
                most: int = 200, # images to open
