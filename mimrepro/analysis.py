@@ -272,7 +272,7 @@ def attention_rollout(maps: list[Tensor],  # of every block, from `attention`
         rolled = (mixed + eye) / 2 @ rolled
     return rolled
 
-# %% ../nbs/24_analysis.ipynb #9506d391
+# %% ../nbs/24_analysis.ipynb #cb7a0c55
 def grad_cam(encoder: nn.Module,             # with `blocks`; a Swin in its last stage only
              x: Tensor,                      # normalised images `B C H W`
              classes: Tensor,                # int64 `B`: whose logit
@@ -296,7 +296,7 @@ def grad_cam(encoder: nn.Module,             # with `blocks`; a Swin in its last
 
 
 def fitted_head(encoder: nn.Module, images: Tensor, labels: Tensor,  # uint8 `N 3 H W`, classes `N`
-                pool: str = 'mean', device=None,                     # see `features`
+                pool: str = 'mean', device: str | torch.device | None = None,  # see `features`
                 ) -> Callable:                                       # tokens `B T D` -> logits `B classes`
     "The quick probe on frozen features, for an encoder without classifier"
     z = features(encoder, images, pool, device=device)

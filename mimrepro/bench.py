@@ -8,7 +8,7 @@ __all__ = ['shapes', 'narrow_heads', 'peers', 'undone', 'SIDE', 'contestants', '
            'return_memory', 'plain_adamw', 'ceiling_step', 'mae_flops', 'cost_of', 'peak_memory', 'serve', 'ask',
            'race', 'summarise', 'table', 'check_known', 'installed', 'machine_of', 'measure', 'bench']
 
-# %% ../nbs/40c_bench.ipynb #8c681d30
+# %% ../nbs/40c_bench.ipynb #89a0887b
 import ctypes
 import itertools
 import json
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
@@ -88,7 +89,7 @@ class LightlyMAE(nn.Module):
         y = self.prediction_head(utils.get_at_index(self.decoder(filled, idx_mask=hide), hide))
         return nn.functional.mse_loss(y, utils.get_at_index(utils.patchify(x, self.patch_size), hide - 1))
 
-# %% ../nbs/40c_bench.ipynb #8e1c559b
+# %% ../nbs/40c_bench.ipynb #b7a09e7d
 def arguments_of(method: str, size: str) -> dict:
     "A method's arguments at one of the sizes: its own defaults at 'base', narrow decoders and heads where the encoder is narrow"
     encoder = {name: value for name, value in shapes[size].items() if not name.startswith('decoder_')}
@@ -96,7 +97,7 @@ def arguments_of(method: str, size: str) -> dict:
 
 
 def our_step(size: str, precision: str, device: str, method: str = 'mae',
-             undo=None,  # called with the trainer: takes something back
+             undo: Callable | None = None,  # called with the trainer: takes something back
              ):
     "The step of `mimrepro pretrain`"
     n, steps = batch_of(size, device), itertools.count()
@@ -108,8 +109,8 @@ def our_step(size: str, precision: str, device: str, method: str = 'mae',
     images = next(iter(trainer.loader.epoch(0))).images
     return lambda: train_step(trainer.method, trainer.method, images, trainer.draws(next(steps)), trainer.optimiser, 0., recipe, trainer.scaler)['loss']
 
-# %% ../nbs/40c_bench.ipynb #ec681d2a
-def their_step(loss_of, optimiser: torch.optim.Optimizer, size: str, precision: str, device: str):
+# %% ../nbs/40c_bench.ipynb #074237c9
+def their_step(loss_of: Callable, optimiser: torch.optim.Optimizer, size: str, precision: str, device: str):
     "The step of an implementation that makes a loss of normalised images"
     x = normalise(open_source(f'scenes:{shapes[size]["img_size"]}', n=batch_of(size, device)).arrays()[0].to(device))
 
@@ -204,8 +205,8 @@ def mae_flops(size: str) -> float:  # per image
 
 contestants = {'mimrepro': our_step, 'ceiling': ceiling_step, **peers, **{f'without {what}': partial(our_step, undo=undo) for what, undo in undone.items()}}  # any other name is a method of ours
 
-# %% ../nbs/40c_bench.ipynb #ee480895
-def cost_of(step, device: str) -> dict:  # seconds on two clocks, GiB, loss
+# %% ../nbs/40c_bench.ipynb #0df6686a
+def cost_of(step: Callable, device: str) -> dict:  # seconds on two clocks, GiB, loss
     "Take one step and say what it cost"
     cpu, wall = time.process_time(), time.perf_counter()
     loss = step()
@@ -280,7 +281,7 @@ def summarise(costs: dict[str, list[dict]],  # from `race`
         out['mimrepro'] |= {f'speedup_{clock}': min(o[f'{clock}_ratio'] for o in others) for clock in ('wall', 'cpu')}
     return out
 
-# %% ../nbs/40c_bench.ipynb #0650080a
+# %% ../nbs/40c_bench.ipynb #ca343eda
 def table(records: list[dict]) -> str:  # Markdown
     "The last race of each kind as a table, one section per machine"
     races = {}
@@ -302,7 +303,7 @@ def table(records: list[dict]) -> str:  # Markdown
     return '\n'.join(lines)
 
 
-def check_known(kind: str, names: tuple, known):
+def check_known(kind: str, names: tuple, known: Iterable[str]):
     "Refuse a name that does not exist, with the nearest one that does"
     for name in names:
         if name not in known:

@@ -7,7 +7,7 @@ __all__ = ['held', 'flush', 'write_whole', 'make_run_folder', 'Hashed', 'save_ha
            'read_state', 'loss_of', 'write_state', 'newest_state', 'let_go', 'locked', 'claim', 'cut_metrics',
            'write_batch']
 
-# %% ../nbs/10d_checkpoints.ipynb #75f949b9
+# %% ../nbs/10d_checkpoints.ipynb #21c03a08
 import fcntl
 import hashlib
 import json
@@ -16,13 +16,15 @@ import os
 import re
 import socket
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
-# %% ../nbs/10d_checkpoints.ipynb #0ee6c611
+# %% ../nbs/10d_checkpoints.ipynb #e9e4125d
 def flush(path: Path):
     "Wait until a file, or a folder's list of files, is on the disk"
     handle = os.open(path, os.O_RDONLY)
@@ -33,7 +35,7 @@ def flush(path: Path):
 
 
 def write_whole(path: Path,
-                write,  # called with a temporary path to write to
+                write: Callable,  # called with a temporary path to write to
                 ):
     "Write a file so that it is either the old one or the new one, whatever happens"
     part = path.with_name(path.name + '.part')
@@ -58,10 +60,10 @@ def make_run_folder(folder: Path) -> Path:
         raise PermissionError(f'cannot write to the run folder {folder} ({error.strerror}): name one that you may write to') from error
     return folder
 
-# %% ../nbs/10d_checkpoints.ipynb #b50ed797
+# %% ../nbs/10d_checkpoints.ipynb #59b89bf8
 class Hashed:
     "A file to write to, and the SHA-256 of what was written"
-    def __init__(self, file):
+    def __init__(self, file: BinaryIO):
         self.file, self.sha = file, hashlib.sha256()
 
     def write(self, data: bytes) -> int:

@@ -8,12 +8,13 @@ __all__ = ['IMAGES', 'known_sizes', 'HalfPrecision', 'Op', 'split', 'tensors_in'
            'cost_table', 'compare_methods', 'exchange_seconds', 'memory_of', 'largest_batch', 'Cost', 'images_in',
            'cost', 'row_cost']
 
-# %% ../nbs/40d_costs.ipynb #bf797bdf
+# %% ../nbs/40d_costs.ipynb #d9384c59
 import itertools
 import json
 import math
 import weakref
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,7 +35,7 @@ from .method import Method, Recipe, build, method_names
 from .machine import environment
 from .vit import set_fused_attention
 
-# %% ../nbs/40d_costs.ipynb #5bc2e441
+# %% ../nbs/40d_costs.ipynb #082bbc86
 class HalfPrecision(TorchFunctionMode):
     "What autocast does, for tensors without storage, and fused attention as one operation"
     lowered = {F.linear, F.conv2d, F.scaled_dot_product_attention, torch.einsum, torch.matmul, torch.mm, torch.bmm, torch.Tensor.matmul, torch.Tensor.__matmul__}
@@ -43,7 +44,7 @@ class HalfPrecision(TorchFunctionMode):
         super().__init__()
         self.half, self.casts = half, {}
 
-    def lower(self, x):
+    def lower(self, x: object):
         "A float tensor in bf16; of a weight always the same copy"
         if not isinstance(x, torch.Tensor) or x.dtype != torch.float32:
             return x
@@ -61,7 +62,7 @@ class HalfPrecision(TorchFunctionMode):
             return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args[:3], scale=kwargs.get('scale'))[0]
         return function(*args, **kwargs)
 
-# %% ../nbs/40d_costs.ipynb #15bccb77
+# %% ../nbs/40d_costs.ipynb #7e8f93b7
 IMAGES = 61
 
 
@@ -82,7 +83,7 @@ def split(tensors: list) -> tuple[float, float]: # per image, fixed
     return tuple(both)
 
 
-def tensors_in(values):
+def tensors_in(values: Iterable):
     "Every tensor among values and lists of values"
     for value in values:
         if isinstance(value, torch.Tensor):

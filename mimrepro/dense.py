@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['needed', 'dense_groups', 'Training', 'Steps', 'to_device', 'identity', 'DenseRun']
 
-# %% ../nbs/22a_dense.ipynb #50448183
+# %% ../nbs/22a_dense.ipynb #9ff48438
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -75,12 +76,12 @@ class Training:
         rising = self.warm_start + (1 - self.warm_start) * step / self.warmup if step < self.warmup else 1.
         return self.lr * falling * rising
 
-# %% ../nbs/22a_dense.ipynb #06162c6e
+# %% ../nbs/22a_dense.ipynb #7b589eaf
 class Steps(Dataset):
     "Batches by number: item `k` is what iteration `k` learns from, whoever asks and in whatever order"
     def __init__(self, source: Dataset,  # item: an image and its target
-                 augment,                # image, target -> image, target; draws from torch's global generator
-                 collate,                # list of (image, target) -> batch
+                 augment: Callable,      # image, target -> image, target; draws from torch's global generator
+                 collate: Callable,      # list of (image, target) -> batch
                  batch: int, iterations: int, seed: int):
         if len(source) < 1:
             raise ValueError(f'{getattr(source, "name", "the source")} has no images to train on')
@@ -97,8 +98,8 @@ class Steps(Dataset):
             torch.manual_seed(generator('dense batch', self.seed, step).initial_seed())
             return self.collate([self.augment(*self.source[int(orders[place // n][place % n])]) for place in places])
 
-# %% ../nbs/22a_dense.ipynb #a1cb5644
-def to_device(batch, device: str):
+# %% ../nbs/22a_dense.ipynb #bb6327d3
+def to_device(batch: object, device: str):
     "Tensors inside lists, tuples and dictionaries, moved"
     if isinstance(batch, Tensor): return batch.to(device, non_blocking=True)
     if isinstance(batch, dict): return {name: to_device(value, device) for name, value in batch.items()}
@@ -146,9 +147,9 @@ class DenseRun:
         state = dict(step=self.step, model=self.model.state_dict(), optimiser=self.optimiser.state_dict())
         if self.folder: write_whole(self.folder / 'dense.pt', lambda path: torch.save(state, path))
 
-# %% ../nbs/22a_dense.ipynb #b7b99b80
+# %% ../nbs/22a_dense.ipynb #2f882883
 @patch
-def advance(self: DenseRun, batch) -> dict[str, Tensor]:
+def advance(self: DenseRun, batch: object) -> dict[str, Tensor]:
     "One optimiser step; all random numbers of the forward pass come from the step's own seed"
     rate, training = self.training.rate(self.step), self.training
     for group in self.optimiser.param_groups:
@@ -176,7 +177,7 @@ def report(self: DenseRun, losses: dict[str, Tensor], bar: tqdm):
         with open(self.folder / 'dense.jsonl', 'a') as f:
             f.write(json.dumps(dict(step=self.step, lr=self.training.rate(self.step - 1), **values)) + '\n')
 
-# %% ../nbs/22a_dense.ipynb #8fa0d5fe
+# %% ../nbs/22a_dense.ipynb #0f4e17f6
 @patch
 def fit(self: DenseRun) -> nn.Module:  # the trained model, in evaluation mode
     "Train to the end, from wherever the folder is"

@@ -7,11 +7,12 @@ __all__ = ['scene_settings', 'cae_settings', 'protocols', 'BoxSource', 'coco_obj
            'coco_objects', 'coco', 'open_boxes', 'Jitter', 'Levels', 'Detector', 'average_precision', 'detect',
            'DetectSettings', 'train_detector', 'list_items', 'detection']
 
-# %% ../nbs/22c_detect.ipynb #ad56b202
+# %% ../nbs/22c_detect.ipynb #9b2d2d8b
 import contextlib
 import io
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -38,13 +39,13 @@ from .protocols import Protocol
 from .pyramid import Backbone, Rescaled, SimplePyramid, StageNorms
 from .scenes import render, shapes
 
-# %% ../nbs/22c_detect.ipynb #8f90b5c7
+# %% ../nbs/22c_detect.ipynb #4cb5911f
 class BoxSource(Source):
     "Images with objects: `source[i]` is (uint8 `3 H W`, dict of boxes `n 4`, labels `n` from 1, masks uint8 `n H W`)"
-    def __init__(self, name: str, fetch, files: list[str],
-                 objects,                   # number -> boxes `x0 y0 x1 y1` in pixels, labels and masks; picklable
+    def __init__(self, name: str, fetch: Callable, files: list[str],
+                 objects: Callable,         # number -> boxes `x0 y0 x1 y1` in pixels, labels and masks; picklable
                  classes: list[str],
-                 truth,                     # pycocotools' COCO object of these images
+                 truth: object,               # pycocotools' COCO object of these images
                  ids: list[int],            # of the images, in `truth`
                  categories: list[int]):    # of the classes, in `truth`
         super().__init__(name, fetch, files, classes=classes)
@@ -81,7 +82,7 @@ def described(boxes: Tensor, labels: Tensor, masks: Tensor, image: int, categori
     return [dict(image_id=image, category_id=categories[int(label) - 1], bbox=[x0, y0, x1 - x0, y1 - y0], segmentation=encoded(mask))
             for (x0, y0, x1, y1), label, mask in zip(boxes.tolist(), labels, masks)]
 
-# %% ../nbs/22c_detect.ipynb #bd8de121
+# %% ../nbs/22c_detect.ipynb #19c4899f
 def scene_boxes(split: str = 'train', n: int | None = None,  # pictures; None: 1,000 for train, 300 for the others
                 size: int = 32) -> BoxSource:                # side in pixels
     "The built-in scenes with the objects that can be seen"
@@ -101,7 +102,7 @@ def scene_boxes(split: str = 'train', n: int | None = None,  # pictures; None: 1
     return BoxSource(f'scenes:{size}', torch.cat(images).__getitem__, files, found.__getitem__, list(shapes), truth, list(range(n)), list(range(1, 11)))
 
 
-def coco_objects(coco, ids: list[int], categories: list[int], i: int) -> dict[str, Tensor]:
+def coco_objects(coco: object, ids: list[int], categories: list[int], i: int) -> dict[str, Tensor]:
     "Objects of image `i` of COCO, without crowds"
     kept = [a for a in coco.imgToAnns[ids[i]] if not a.get('iscrowd') and a['bbox'][2] >= 1 and a['bbox'][3] >= 1]
     about = coco.imgs[ids[i]]
@@ -212,8 +213,8 @@ class Detector(nn.Module):
                 targets: list[dict] | None = None):  # objects -> losses; None -> per image boxes, labels, scores, masks in [0, 1] `n 1 H W`
         return self.rcnn([image / 255 for image in images], targets)
 
-# %% ../nbs/22c_detect.ipynb #2b453967
-def average_precision(truth,                     # pycocotools' COCO object
+# %% ../nbs/22c_detect.ipynb #1d811ef4
+def average_precision(truth: object,               # pycocotools' COCO object
                       detections: list[dict],    # as COCO writes results: image_id, category_id, bbox, segmentation, score
                       images: list[int],         # ids of the images to judge on
                       ) -> dict[str, float]:     # in percent

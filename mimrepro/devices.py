@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['grades', 'devices', 'CPU_TRAFFIC', 'Device', 'best_of', 'ceilings', 'measured', 'device_named']
 
-# %% ../nbs/40ca_devices.ipynb #2b1e90f9
+# %% ../nbs/40ca_devices.ipynb #a7525b9a
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -79,8 +80,8 @@ devices = {
                        fp32='assumed: six bf16 products for one in fp32', link='assumed', network='assumed: the same links reach the whole pod', node='assumed')),
 }
 
-# %% ../nbs/40ca_devices.ipynb #91343823
-def best_of(f, tries: int, clock) -> float:  # seconds
+# %% ../nbs/40ca_devices.ipynb #0571c1b7
+def best_of(f: Callable, tries: int, clock: Callable) -> float:  # seconds
     "The shortest of several calls"
     f()
     times = []

@@ -6,7 +6,7 @@
 __all__ = ['open_timm_model', 'open_method', 'encoder_of', 'open_encoder', 'open_data', 'first_split', 'of_kind', 'write_line',
            'evaluate']
 
-# %% ../nbs/26_evaluate.ipynb #24d561d0
+# %% ../nbs/26_evaluate.ipynb #d36e52f0
 import json
 import os
 import time
@@ -111,8 +111,8 @@ def first_split(protocol: Protocol, name: str | Path, splits: tuple, kw: dict) -
             if split == splits[-1]:
                 raise
 
-# %% ../nbs/26_evaluate.ipynb #57d2ac6b
-def of_kind(name: str, value, preset):
+# %% ../nbs/26_evaluate.ipynb #4805c0bc
+def of_kind(name: str, value: object, preset: object):
     "The value, where it is of the preset's kind; lists count as tuples and whole numbers as numbers"
     value = tuple(value) if isinstance(value, list) else value
     kind = (int, float) if isinstance(preset, float) else type(preset)
@@ -129,7 +129,7 @@ def write_line(line: dict, folder: Path) -> Path:
         os.fsync(file.fileno())
     return path
 
-# %% ../nbs/26_evaluate.ipynb #e2781fce
+# %% ../nbs/26_evaluate.ipynb #eeff894e
 def evaluate(checkpoint: str | Path | nn.Module,  # see `open_encoder`; or an encoder
              protocol: str,                       # its name
              data: str | Path | Source,           # see `open_data`

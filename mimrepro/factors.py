@@ -67,8 +67,8 @@ def linear_r2(train: Tensor, train_targets: Tensor,  # features `N D`, numbers `
     weight = torch.linalg.solve(a.T @ a / len(a) + penalty, a.T @ (t - t.mean(0)) / len(a))
     return (1 - (b @ weight + t.mean(0) - truth).square().sum() / (truth - truth.mean(0)).square().sum()).item()
 
-# %% ../nbs/24c_factors.ipynb #a7508f12
-def levels(encoder: nn.Module, images: Tensor, device=None) -> dict[str, Tensor]:  # name -> float32 `N D` on the CPU
+# %% ../nbs/24c_factors.ipynb #ae91234e
+def levels(encoder: nn.Module, images: Tensor, device: str | torch.device | None = None) -> dict[str, Tensor]:  # name -> float32 `N D` on the CPU
     "Features of images at every depth, and those of the class token"
     cls = bool(getattr(encoder, 'num_prefix_tokens', 1))
     names = [*(f'b{i}' for i in range(len(encoder.blocks))), 'out', *(['cls'] if cls else [])]
@@ -77,7 +77,7 @@ def levels(encoder: nn.Module, images: Tensor, device=None) -> dict[str, Tensor]
 
 def read_factors(encoder: nn.Module,
                  images: int = 2000,   # scenes to learn on; half as many to be judged on
-                 device=None) -> dict[str, dict[str, float]]:  # level -> factor -> R2 in [.., 1]; 'kind': accuracy in percent
+                 device: str | torch.device | None = None) -> dict[str, dict[str, float]]:  # level -> factor -> R2 in [.., 1]; 'kind': accuracy in percent
     "What a linear map of features says about scenes, at every depth"
     sets = [scene_factors(torch.arange(n), split) for split, n in (('train', images), ('test', images // 2))]
     asked = [factor_targets(f) for f in sets]
@@ -121,7 +121,7 @@ def factor_pair(factor: str,      # one of `redrawn`, or 'occlusion'
         changed['hue'] = torch.where(first, (f['ground_hue'] - other['ground_hue'])[:, None] + other['hue'], f['hue']) % 1
     return f, {**f, **changed}
 
-# %% ../nbs/24c_factors.ipynb #debd357f
+# %% ../nbs/24c_factors.ipynb #6722289a
 def sensitivity(z: Tensor, moved: Tensor,       # features `n D` of scenes, and of the same with one factor changed
                 ) -> float:
     "Total effect of a factor: mean squared change over that between different scenes"
@@ -132,7 +132,7 @@ def sensitivity(z: Tensor, moved: Tensor,       # features `n D` of scenes, and 
 def invariance(encoder: nn.Module,
                images: int = 300,                # scenes
                factors: tuple = (*redrawn, 'occlusion'),
-               device=None) -> dict[str, dict[str, float]]:   # factor -> level -> invariance
+               device: str | torch.device | None = None) -> dict[str, dict[str, float]]:  # factor -> level -> invariance
     "How little features of every depth move when one factor of a scene changes"
     side, found, known = image_size(encoder), {}, {}
     for factor in factors:

@@ -8,10 +8,10 @@ __all__ = ['protocols', 'image_size', 'blocks_of', 'prepared', 'depths', 'tokens
            'logistic', 'pixel_features', 'scores', 'frozen_scores', 'run_knn', 'run_linear', 'run_logistic',
            'run_blocks', 'run_pixels']
 
-# %% ../nbs/20_features.ipynb #57c74988
+# %% ../nbs/20_features.ipynb #74212de2
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -101,9 +101,9 @@ def pooled(z: Tensor,       # tokens `B prefix+N D`
     parts = {'mean': z[:, prefix:].mean(1), 'cls': z[:, 0]}
     return torch.cat(list(parts.values()), 1) if pool == 'both' else parts[pool]
 
-# %% ../nbs/20_features.ipynb #b3218869
+# %% ../nbs/20_features.ipynb #4bc669a2
 @contextmanager
-def frozen(encoder: nn.Module, device=None) -> Iterator[torch.device]:
+def frozen(encoder: nn.Module, device: str | torch.device | None = None) -> Iterator[torch.device]:
     "In evaluation mode, without gradients, on a device; the modes are put back afterwards"
     device, modes = torch.device(device or next(encoder.parameters()).device), [(m, m.training) for m in encoder.modules()]
     encoder.to(device).eval()
@@ -120,7 +120,7 @@ def features(encoder: nn.Module,      # ViT or Swin, ours or timm's
              pool: str = 'mean',      # see `pooled`
              block: int | list = -1,  # see `depths`; a list gives a list
              batch: int = 256,        # images at a time
-             device=None,             # where to compute, the encoder is moved there; default: where it is
+             device: str | torch.device | None = None,  # where to compute, the encoder is moved there; default: where it is
              precision: str = 'fp32', # or 'bf16'
              ) -> Tensor | list:      # float32 `N D` on that device
     "One vector per image from a frozen encoder"
@@ -140,7 +140,7 @@ def features(encoder: nn.Module,      # ViT or Swin, ours or timm's
         raise ValueError('the encoder gives features that are not finite: its weights are broken, or it needs precision=\'fp32\'')
     return result if isinstance(block, list) else result[0]
 
-# %% ../nbs/20_features.ipynb #8ba47388
+# %% ../nbs/20_features.ipynb #3c8b2cb1
 class Whole(Dataset):
     "Evaluation views of a source, decoded by worker processes"
     def __init__(self, source: Source, size: tuple[int, int], share: float, interpolation: str):
@@ -170,7 +170,7 @@ def batches(encoder: nn.Module,         # whose size and crop of evaluation they
 
 
 def read(encoder: nn.Module, source: Source,
-         pool: str = 'mean', block: int | list = -1, batch: int = 256, device=None, precision: str = 'fp32',  # see `features`
+         pool: str = 'mean', block: int | list = -1, batch: int = 256, device: str | torch.device | None = None, precision: str = 'fp32',  # see `features`
          ) -> tuple[Tensor | list, Tensor]:  # features `N D`, classes `N`
     "Features and classes of a source"
     found = tqdm(batches(encoder, source, batch), f'features of {source.name}', math.ceil(len(source) / batch), leave=False, disable=len(source) < 5000)
@@ -242,7 +242,7 @@ def quick_probe(train: Tensor, train_labels: Tensor, # features `N D` and classe
     weight, bias = fit_logistic((train - mean) / std, train_labels.to(train.device), classes, l2)
     return accuracy((test - mean) / std @ weight.T + bias, test_labels.to(test.device))[0].item()
 
-# %% ../nbs/20_features.ipynb #c51bdae5
+# %% ../nbs/20_features.ipynb #4497f6fb
 def few_labels(source: Source,
                share: float,         # of the images of each class, in (0, 1]; at least one
                list_file: str = '',  # file with the names of the images to take, one per line; '': by the names' hashes
@@ -264,7 +264,7 @@ def few_labels(source: Source,
     return torch.tensor(sorted(chosen))
 
 
-def nth(fetch, ids: list[int], i: int): return fetch(ids[i])
+def nth(fetch: Callable, ids: list[int], i: int): return fetch(ids[i])
 
 
 def subset(source: Source, ids: Tensor) -> Source:
@@ -285,7 +285,7 @@ def logistic(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Ten
     model.fit(train.cpu().numpy(), train_labels.cpu().numpy())
     return 100 * model.score(test.cpu().numpy(), test_labels.cpu().numpy()), model.best_params_['logisticregression__C']
 
-# %% ../nbs/20_features.ipynb #1f00e2ad
+# %% ../nbs/20_features.ipynb #909f40e3
 def pixel_features(images: Tensor,  # uint8 `N 3 H W`
                    side: int = 16,  # pixels per side after averaging
                    batch: int = 1024,
@@ -303,7 +303,7 @@ def scores(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tenso
 def frozen_scores(encoder: nn.Module,                 # `vit.Encoder` or timm ViT
              train: tuple[Tensor, Tensor],       # uint8 `N 3 H W`, classes `N`
              test: tuple[Tensor, Tensor],        # uint8 `M 3 H W`, classes `M`
-             block: int = -1, batch: int = 256, device=None, precision: str = 'fp32',  # see `features`
+             block: int = -1, batch: int = 256, device: str | torch.device | None = None, precision: str = 'fp32',  # see `features`
              cls: bool = True,                   # also judge the class token, where there is one
              ) -> dict[str, float]:              # knn_mean, linear_mean, knn_cls, linear_cls: top-1 in percent
     "What a frozen encoder knows: kNN and quick probe on the mean of patch tokens and, where there is one, the class token"

@@ -28,7 +28,7 @@ from .protocols import Protocol
 from .show import colours, markers, show_images
 from .views import Crop, crop_resize, hflip, normalise
 
-# %% ../nbs/24b_geometry.ipynb #95c81203
+# %% ../nbs/24b_geometry.ipynb #84ee6c57
 def patches_of(encoder: nn.Module, z: Tensor) -> Tensor:
     "The patch tokens of what a block gives: `B T D` without class token and registers"
     extra = z.shape[1] - math.prod(patch_grid(encoder))
@@ -39,7 +39,7 @@ def patches_of(encoder: nn.Module, z: Tensor) -> Tensor:
 def block_features(encoder: nn.Module,  # `vit.Encoder`, ExtreMA's, a timm ViT, or `SwinEncoder`
                    images: Tensor,      # uint8 `N 3 H W` of the encoder's size
                    batch: int = 128,    # images at a time
-                   device=None,         # where to compute; the encoder is moved there
+                   device: str | torch.device | None = None,  # where to compute; the encoder is moved there
                    cls: bool = False,   # add the class token after the final norm
                    ) -> list[Tensor]:   # per block, and last after the final norm: float32 `N D`
     "The mean of patch tokens after every block"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXPECTED', 'work', 'launch', 'ssh_file', 'slurm_file']
 
-# %% ../nbs/11b_launch.ipynb #57b6b7d2
+# %% ../nbs/11b_launch.ipynb #eb6deef3
 import os
 import shlex
 import signal
@@ -17,16 +17,16 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from .data import cores
+from .data import Source, cores
 from .method import Recipe
 from .processes import process_group
 from .trainer import Trainer
 
-# %% ../nbs/11b_launch.ipynb #5b3952b8
+# %% ../nbs/11b_launch.ipynb #dbea7024
 EXPECTED = (ValueError, OSError, FloatingPointError, ImportError)  # errors that a restart cannot help
 
 
-def work(recipe: Recipe, data, run, arguments: dict) -> Exception | None:
+def work(recipe: Recipe, data: str | Source | None, run: str | Path, arguments: dict) -> Exception | None:
     "What every process does; its expected error, if there is one"
     if 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(max(1, cores() // int(os.environ['LOCAL_WORLD_SIZE'])))
@@ -39,7 +39,7 @@ def work(recipe: Recipe, data, run, arguments: dict) -> Exception | None:
 
 def launch(recipe: Recipe,
            processes: int = 2,   # one for each GPU; on a CPU they share the cores
-           data=None,            # a source, or the name of one; None: the recipe's own
+           data: str | Source | None = None,  # a source, or the name of one; None: the recipe's own
            run: str | Path | None = None,  # folder of the run; None: `runs/` and the recipe's name
            restarts: int = 3,    # times that all are started again after one died
            **arguments,          # of `Trainer`

@@ -6,8 +6,9 @@
 __all__ = ['probe_settings', 'protocols', 'probe_head', 'LARS', 'probe_step', 'ProbeSettings', 'probe_optimiser', 'probe_crops',
            'linear_probe', 'run_linear_probe']
 
-# %% ../nbs/20b_linear.ipynb #15e0c484
+# %% ../nbs/20b_linear.ipynb #33b486de
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -37,11 +38,11 @@ def probe_head(dim: int,      # width of the features
     nn.init.zeros_(head[1].bias)
     return head
 
-# %% ../nbs/20b_linear.ipynb #93426ea5
+# %% ../nbs/20b_linear.ipynb #34254778
 class LARS(torch.optim.Optimizer):
     "SGD with momentum and a rate for each matrix by its norm; vectors are left alone (the authors' `util/lars.py`)"
     def __init__(self,
-                 params,                    # parameters or groups of them
+                 params: Iterable,          # parameters or groups of them
                  lr: float = 0.,            # set before every step by a schedule
                  weight_decay: float = 0.,  # matrices only
                  momentum: float = .9,
@@ -130,11 +131,11 @@ def probe_crops(images: Tensor,  # uint8 `B C S S`
     flip = torch.rand(len(images), generator=generator('probe flips', s.seed, epoch, step)) < .5
     return hflip(images, flip.to(images.device))
 
-# %% ../nbs/20b_linear.ipynb #f854ca29
+# %% ../nbs/20b_linear.ipynb #79e92080
 def linear_probe(encoder: nn.Module,               # ViT or Swin, ours or timm's; it is not changed
                  train: Source, test: Source,      # labelled images
                  settings: ProbeSettings = ProbeSettings(),
-                 device=None,
+                 device: str | torch.device | None = None,
                  folder: Path | None = None,       # where the state is kept, to go on from; None: nowhere
                  progress: bool = True,            # draw a bar
                  ) -> dict:                        # top1 and top5 in percent after the last epoch, loss of every epoch

@@ -6,10 +6,10 @@
 __all__ = ['generator', 'Batch', 'Loader', 'ResidentLoader', 'one_crop', 'Cropper', 'StreamingLoader', 'check_readable',
            'choose_workers', 'loader']
 
-# %% ../nbs/10b_loader.ipynb #f8365f5a
+# %% ../nbs/10b_loader.ipynb #712e86e1
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -89,7 +89,7 @@ class ResidentLoader(Loader):
             views = [crop.cut(images, box.to(self.device, non_blocking=True)) for box, crop in zip(boxes, self.crops)]
             yield Batch(torch.stack(views, 1), self.numbers[ids])
 
-# %% ../nbs/10b_loader.ipynb #455aaad1
+# %% ../nbs/10b_loader.ipynb #40aba07e
 def one_crop(crop: Crop, image: Tensor, box: Tensor) -> Tensor: # uint8 `C H W`, int64 `1 4` -> uint8 `C S S`
     "`Crop.cut` for one image, which need not touch what lies outside the box"
     if crop.kind == 'simple':
@@ -105,7 +105,7 @@ class Cropper(Dataset):
     @property
     def watch(self): return self.source.watch
     @watch.setter
-    def watch(self, note): self.source.watch = note
+    def watch(self, note: Callable | None): self.source.watch = note
 
     def __getitem__(self, job: tuple[int, list[int]] # epoch, numbers of images
                    ) -> tuple[Tensor, Tensor, dict[str, str]]: # crops `n V C S S`, the numbers of the images they show, broken files found
@@ -121,10 +121,10 @@ class Cropper(Dataset):
         views = [one_crop(crop, image, crop.boxes(1, *image.shape[1:], gen)) for crop in self.crops]
         return torch.stack(views), used
 
-# %% ../nbs/10b_loader.ipynb #6be586e1
+# %% ../nbs/10b_loader.ipynb #59e81317
 class StreamingLoader(Loader):
     "Batches from worker processes that read, decode and crop"
-    def __init__(self, source: Source, crops: tuple[Crop, ...], batch: int, device, seed: int, rank: int, world: int,
+    def __init__(self, source: Source, crops: tuple[Crop, ...], batch: int, device: str | torch.device, seed: int, rank: int, world: int,
                  workers: int,            # processes; 0 works in this one
                  least: tuple[int, int],  # height and width that an image must have
                  job: int = 64,           # images per job

@@ -118,9 +118,9 @@ class LocalMIM(Method):
         self.crops = (Crop(size=self.encoder.img_size),)
         self.masking(self.draw(1, torch.Generator())['noise'])  # a ratio that cannot be is refused here
 
-# %% ../nbs/04_localmim.ipynb #5774bdae
+# %% ../nbs/04_localmim.ipynb #957cee1c
 @patch
-def check(self: LocalMIM, depth):
+def check(self: LocalMIM, depth: int | tuple):
     "Refuse options that do not exist"
     for name, known in [('architecture', ('vit', 'swin')), ('target', ('hog', 'norm_pixels', 'pixels'))]:
         if getattr(self, name) not in known:
@@ -130,7 +130,7 @@ def check(self: LocalMIM, depth):
 
 
 @patch
-def place_tasks(self: LocalMIM, taps, scales) -> list[tuple[int, tuple]]:  # per task: width of the encoder and grid of tokens
+def place_tasks(self: LocalMIM, taps: tuple, scales: tuple) -> list[tuple[int, tuple]]:  # per task: width of the encoder and grid of tokens
     "Where the tasks sit and how fine they are"
     if self.architecture == 'swin':
         if taps is not None or scales is not None:

@@ -6,12 +6,13 @@
 __all__ = ['for_people', 'Step', 'Method', 'parameter_groups', 'Recipe', 'check_recipe', 'decisive', 'nearest', 'change',
            'literal', 'method_names', 'load_method', 'recipe_named', 'model_arguments', 'build', 'warmup_cosine']
 
-# %% ../nbs/00h_method.ipynb #5d0164e5
+# %% ../nbs/00h_method.ipynb #413c98f6
 import ast
 import importlib
 import inspect
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -124,8 +125,8 @@ def decisive(recipe: Recipe) -> dict:
     "The fields of a recipe that decide what is trained, as JSON would hold them"
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items() if name not in for_people}
 
-# %% ../nbs/00h_method.ipynb #cddc9026
-def nearest(name: str, known) -> str:
+# %% ../nbs/00h_method.ipynb #d13bffbe
+def nearest(name: str, known: Iterable[str]) -> str:
     "The end of an error message: the closest known name, or all of them"
     close = get_close_matches(name, list(known), 1, .5)
     return f'did you mean {close[0]!r}?' if close else f'known: {", ".join(sorted(known))}'

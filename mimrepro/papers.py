@@ -7,11 +7,11 @@ __all__ = ['grades', 'scales', 'Cell', 'Entry', 'read_entry', 'Published', 'one_
            'variants', 'Measure', 'Column', 'Claim', 'gains', 'few_images', 'at_demo', 'turned', 'Item', 'ablation',
            'find_items', 'Verdict', 'standard_error', 'one_seed_error', 'judge']
 
-# %% ../nbs/30_papers.ipynb #7668ad49
+# %% ../nbs/30_papers.ipynb #8efd5662
 import math
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib import import_module, resources
@@ -75,7 +75,7 @@ def read_entry(facts: dict) -> Entry:
     words = {f.name: facts[f.name] for f in fields(Entry) if f.name in facts}
     return Entry(**{**words, 'rows': tuple(rows), 'columns': columns, 'notes': tuple(facts.get('notes', ()))})
 
-# %% ../nbs/30_papers.ipynb #3adcf651
+# %% ../nbs/30_papers.ipynb #e7acc678
 class Published(NamedTuple):
     "What is published about one paper"
     paper: dict                # title, arXiv number, venue, code
@@ -90,7 +90,7 @@ class Published(NamedTuple):
         return self.entries[one_of(f'figure-{id}', self.entries, 'figure')]
 
 
-def one_of(name: str, known, what: str) -> str:
+def one_of(name: str, known: Iterable[str], what: str) -> str:
     "`name` if it is known, else an error with the nearest name that is"
     if name not in known: raise ValueError(f'no {what} {name!r}: {nearest(name, known)}')
     return name

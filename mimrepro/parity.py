@@ -17,7 +17,7 @@ import torch.nn as nn
 from safetensors.torch import load_file
 from torch import Tensor
 
-# %% ../nbs/00k_parity.ipynb #2267a1af
+# %% ../nbs/00k_parity.ipynb #a7ebdca8
 class Case(NamedTuple):
     "Inputs and outputs of the authors' code at tiny size"
     config: dict                # what the tensors mean, and the model's sizes
@@ -34,7 +34,7 @@ def read_case(folder: Path, # holds `config.json` and `tensors.safetensors`
     folder = Path(folder)
     for name in ('config.json', 'tensors.safetensors'):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f'{folder} is no parity case: it has no {name}')
+            raise FileNotFoundError(f'{folder} is no parity case: it has no {name}; cases come with the repository, in tests/parity, not with the installed package')
     return Case(json.loads((folder / 'config.json').read_text()), load_file(folder / 'tensors.safetensors'))
 
 # %% ../nbs/00k_parity.ipynb #d25c70ee

@@ -7,8 +7,9 @@ __all__ = ['authors', 'gpu_counts', 'jpeg_bytes', 'read_lines', 'last_of', 'last
            'ladder_rows', 'draw_races', 'method_rows', 'draw_methods', 'published_runs', 'published_rows', 'scaling',
            'scaling_rows', 'draw_scaling', 'provenance', 'check_rows', 'sections', 'write_performance']
 
-# %% ../nbs/40e_performance.ipynb #80e758f8
+# %% ../nbs/40e_performance.ipynb #804fc1e8
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from .papers import published
 from .report import report_style, save_figure
 from .show import colours, markers
 
-# %% ../nbs/40e_performance.ipynb #633111b5
+# %% ../nbs/40e_performance.ipynb #2a789e29
 def read_lines(path: str | Path) -> list[dict]:
     "The records of a file, none where there is no file"
     return [json.loads(line) for line in Path(path).read_text().splitlines()] if Path(path).exists() else []
@@ -35,7 +36,7 @@ def last_of(records: list[dict], *names: str) -> list[dict]:
 
 
 def last_races(runs: list[dict],  # `bench/runs.jsonl`
-               belongs,           # whether an implementation's name is asked for
+               belongs: Callable,  # whether an implementation's name is asked for
                ) -> list[dict]:
     "The records asked for, of the race of each kind that has most of them, the latest of such"
     races = {}

@@ -43,8 +43,8 @@ class Job(NamedTuple):
         "True when the recipe alone gives the answer"
         return self.recipe.data == no_images
 
-# %% ../nbs/30b_plans.ipynb #16e0617e
-def plan(item: Item, scale: str, records: list[Record], seeds=(0,), data: str | None = None) -> list[Job]:
+# %% ../nbs/30b_plans.ipynb #eba09450
+def plan(item: Item, scale: str, records: list[Record], seeds: tuple = (0,), data: str | None = None) -> list[Job]:
     "The rows of an item that no record answers yet"
     one_of(scale, scales, 'scale')
     computed = frozenset(column.metric for column in item.columns if column.kind == 'computed')

@@ -6,10 +6,11 @@
 __all__ = ['STOP_SIGNALS', 'process_group', 'Team', 'StopRequests', 'block_lists', 'pieces', 'recompute', 'shard',
            'gradients_wait', 'live_tensors', 'whole_tensors', 'put_tensors']
 
-# %% ../nbs/10f_processes.ipynb #5c4b8959
+# %% ../nbs/10f_processes.ipynb #a377c297
 import os
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
 
@@ -44,7 +45,7 @@ def process_group(device: str | None = None,  # 'cpu', 'cuda'; None: GPUs where 
     finally:
         dist.destroy_process_group()
 
-# %% ../nbs/10f_processes.ipynb #f5d02ff4
+# %% ../nbs/10f_processes.ipynb #d99dbd7e
 class Team:
     "The processes of a run: their number, and what one does for all"
     def __init__(self):
@@ -52,7 +53,7 @@ class Team:
         self.rank, self.world = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
         self.group = None if alone else dist.new_group(backend='gloo')  # for the CPU
 
-    def first(self, function):
+    def first(self, function: Callable):
         "What `function` gives, or raises, on process 0, for all; the others do not call it"
         outcome = [None, None]
         if self.rank == 0:
@@ -81,7 +82,7 @@ class Team:
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
-# %% ../nbs/10f_processes.ipynb #e8e96e3d
+# %% ../nbs/10f_processes.ipynb #36ee629e
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
@@ -90,7 +91,7 @@ class StopRequests:
     def __init__(self, team: Team, every: int = 4):  # steps between two exchanges
         self.team, self.every, self.asked, self.sent, self.old = team, every, 0, None, {}
 
-    def ask(self, number, frame):
+    def ask(self, number: int, frame: object):
         self.asked = number
         if self.team.world == 1:
             signal.signal(number, self.old[number])

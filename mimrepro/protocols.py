@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['check_classes', 'Protocol', 'find_protocols', 'protocol_named', 'weights_mark', 'save_state', 'saved_state']
 
-# %% ../nbs/19_protocols.ipynb #d3e7c053
+# %% ../nbs/19_protocols.ipynb #c1bc3e33
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
@@ -38,7 +38,7 @@ def check_classes(train: Source | None, test: Source):
     if strange := set(test.labels.tolist()) - set(train.labels.tolist()):
         raise ValueError(f'{train.name} has no image of class {some(strange)}, which {test.name} asks for')
 
-# %% ../nbs/19_protocols.ipynb #260a241e
+# %% ../nbs/19_protocols.ipynb #39871507
 @dataclass(frozen=True)
 class Protocol:
     "One way to judge an encoder"
@@ -51,7 +51,7 @@ class Protocol:
     same_classes: bool = False  # whether both collections must have the same classes
     open: Callable = open_source  # (name, split) -> a collection that comes with `labels`
 
-    def check(self, changes):
+    def check(self, changes: Iterable[str]):
         "Refuse settings that the protocol does not have"
         for name in changes:
             if name not in self.settings:

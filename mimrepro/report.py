@@ -9,9 +9,10 @@ __all__ = ['marks', 'mark_text', 'legend', 'as_text', 'escape', 'cell_text', 'me
            'draw_published', 'draw_measured', 'finish_panel', 'draw_curve', 'draw_images', 'as_panel',
            'settings_markdown', 'draw_across', 'write_page', 'first_scale', 'heading', 'ledger_lines', 'ledger']
 
-# %% ../nbs/31_report.ipynb #279aab59
+# %% ../nbs/31_report.ipynb #c0c48ec4
 import re
 import textwrap
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, stdev
@@ -27,12 +28,12 @@ from .records import Record, groups, no_images, read_records, verdicts
 from .settings import agreement, settings_rows
 from .show import colours, markers
 
-# %% ../nbs/31_report.ipynb #047e3fbb
+# %% ../nbs/31_report.ipynb #5e715f0a
 marks = {'printed': '', 'elsewhere': ' ᵉ', 'derived': ' ᵈ'}
 mark_text = {'elsewhere': 'ᵉ printed by another project, not verified to be in this paper', 'derived': 'ᵈ derived from printed numbers, or read off a picture'}
 
 
-def as_text(value) -> str:
+def as_text(value: object) -> str:
     "A published value in words"
     if isinstance(value, list): return ', '.join(map(as_text, value))
     return {'True': 'yes', 'False': 'no', 'None': ''}.get(str(value), str(value))
@@ -103,8 +104,8 @@ def table_markdown(item: Item, records: list[Record]) -> str:
     head, *rows = table_rows(item, records)
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [head, ['---'] * len(head), *rows])
 
-# %% ../nbs/31_report.ipynb #551324e6
-def span(values) -> str:
+# %% ../nbs/31_report.ipynb #ff7215df
+def span(values: Iterable) -> str:
     "A set of numbers as 'a' or 'a to b'"
     low, high = min(values), max(values)
     return f'{low:,}' if low == high else f'{low:,} to {high:,}'
@@ -173,14 +174,14 @@ def save_figure(figure: Figure, path: Path) -> None:
     with report_style(): figure.savefig(path, metadata=empty)
     plt.close(figure)
 
-# %% ../nbs/31_report.ipynb #f72dc748
+# %% ../nbs/31_report.ipynb #bb70fda7
 def positions(item: Item) -> dict[str, float]: # row -> place on the horizontal axis
     "Numbers where all rows are numbers, else one place after another"
     names = [name for name, _ in table_lines(item)]
     return {name: float(name) if is_numeric(names) else place for place, name in enumerate(names)}
 
 
-def is_numeric(names) -> bool:
+def is_numeric(names: Iterable) -> bool:
     "Whether rows are points of a curve rather than a list of cases"
     return all(re.fullmatch(r'\d+(\.\d+)?', name) for name in names)
 

@@ -39,8 +39,8 @@ from .report import ledger, report_style, save_figure, write_page
 from .trainer import Trainer
 from .views import evaluation_view
 
-# %% ../nbs/40a_reproduce.ipynb #a0165bef
-def judged(encoder, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], device=None, prefix: str = '', cls: bool = True) -> dict[str, float]:
+# %% ../nbs/40a_reproduce.ipynb #c246b81a
+def judged(encoder: torch.nn.Module, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], device: str | torch.device | None = None, prefix: str = '', cls: bool = True) -> dict[str, float]:
     "kNN and quick probe of a frozen encoder, under the names above"
     names = dict(knn_mean='knn', linear_mean='lin', knn_cls='knn_cls', linear_cls='lin_cls')
     return {prefix + names[name]: value for name, value in frozen_scores(encoder, train, test, device=device, cls=cls).items()}
@@ -214,8 +214,8 @@ def outline(jobs: list[Job],
         seen.add(job.key)
     return lines
 
-# %% ../nbs/40a_reproduce.ipynb #40788e64
-def start_worker(numbers, threads: int, gpus: int):
+# %% ../nbs/40a_reproduce.ipynb #1b7b384b
+def start_worker(numbers: object, threads: int, gpus: int):
     "Give a worker process its share of the machine, and let it end with its parent"
     Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(threads)
@@ -223,7 +223,7 @@ def start_worker(numbers, threads: int, gpus: int):
         torch.cuda.set_device(next_number(numbers) % gpus)
 
 
-def next_number(numbers) -> int:
+def next_number(numbers: object) -> int:
     "0, 1, 2, ... over all processes that share the counter"
     with numbers.get_lock():
         numbers.value += 1

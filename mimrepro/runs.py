@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['alive', 'state', 'flat', 'describe', 'find_runs', 'differences', 'compare', 'smooth', 'draw_curve', 'draw_runs']
 
-# %% ../nbs/12b_runs.ipynb #46d2bff4
+# %% ../nbs/12b_runs.ipynb #4d3a09d9
 import json
 import os
 import re
@@ -13,6 +13,7 @@ import socket
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
 from .metrics import common, duration, parts_of, read_lines
 from .show import colours
@@ -83,7 +84,7 @@ def compare(folders: list[str | Path],  # run folders, or folders of them
         row['differs'] = ' '.join(f'{name}={value}' for name, value in own.items())
     return rows
 
-# %% ../nbs/12b_runs.ipynb #7c4a9f96
+# %% ../nbs/12b_runs.ipynb #bce526d5
 def smooth(values: list[float],
            reach: float,         # points after which a value has lost a factor of e of its weight
            ) -> list[float]:
@@ -97,7 +98,7 @@ def smooth(values: list[float],
     return means
 
 
-def draw_curve(ax, lines: list[dict], name: str, **look):
+def draw_curve(ax: Axes, lines: list[dict], name: str, **look):
     "One quantity of one run: raw behind, smoothed in front"
     points = [(line['epoch'], line[name]) for line in lines if name in line]
     if not points: return

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-# %% ../nbs/00j_scenes.ipynb #0fc4db17
+# %% ../nbs/00j_scenes.ipynb #9ad485e7
 splits = {'train': 0, 'test': 1, 'val': 2}
 
 
@@ -27,30 +27,30 @@ def scatter(x: Tensor) -> Tensor:
 
 
 def uniform(key: Tensor,    # int64: addresses
-            factor,         # which number of that address; an integer or integers that broadcast with `key`
+            factor: int | Tensor,  # which number of that address; an integer or integers that broadcast with `key`
             ) -> Tensor:    # float32 in [0, 1)
     "The random number of an address"
     return (scatter(key ^ scatter(torch.as_tensor(factor + 1, device=key.device))) >> 8) * 2.**-24
 
-# %% ../nbs/00j_scenes.ipynb #1ed8f64d
-def box(x, y, a: float, b: float):
+# %% ../nbs/00j_scenes.ipynb #35d6b2e4
+def box(x: Tensor, y: Tensor, a: float, b: float):
     return torch.maximum(x.abs() - a, y.abs() - b)
 
 
-def star(x, y):
+def star(x: Tensor, y: Tensor):
     angle, wedge, tip, valley = torch.atan2(x, y), 2 * math.pi / 5, 1.12, .5
     angle, radius = (angle - wedge * (angle / wedge).round()).abs(), torch.hypot(x, y)
     vx, vy = valley * math.cos(wedge / 2), valley * math.sin(wedge / 2)
     return ((radius * angle.cos() - tip) * vy + radius * angle.sin() * (tip - vx)) / math.hypot(vy, tip - vx)
 
 
-def heart(x, y):
+def heart(x: Tensor, y: Tensor):
     x, y, h = x.abs(), .12 - y, math.sqrt(.5)
     corner = torch.maximum(((x + y) * h).abs(), ((x - y) * h).abs()) - .6
     return torch.minimum(corner, torch.hypot(x - .6 * h, y - .6 * h) - .6)
 
 
-def gear(x, y):
+def gear(x: Tensor, y: Tensor):
     radius, teeth = torch.hypot(x, y), (2.5 * (8 * torch.atan2(y, x)).cos()).clamp(-1, 1)
     return torch.maximum(radius - .85 - .13 * teeth, .34 - radius) * .9
 
@@ -68,11 +68,11 @@ shapes = {
     'capsule': lambda x, y: torch.hypot(x - x.clamp(-.7, .7), y) - .42,
 }
 
-# %% ../nbs/00j_scenes.ipynb #4cf4c433
+# %% ../nbs/00j_scenes.ipynb #11fea1b5
 TURN = 2 * math.pi
 
 
-def edge(s, soft):
+def edge(s: Tensor, soft: float | Tensor):
     return (.5 + s * soft / TURN).clamp(0, 1)
 
 
@@ -120,14 +120,14 @@ def scene_factors(indices: Tensor,  # int64 `n`
         ground_hue=ground_hue, ground_saturation=one(2, .15, .5), ground_value=one(3, .3, .6), ground_pattern=(one(4) * len(ground_patterns)).long(),
         ground_wave=one(5, .25, .5), ground_phase=one(6), ground_direction=one(7, 0., TURN), light=one(8, 0., TURN))
 
-# %% ../nbs/00j_scenes.ipynb #285135c5
+# %% ../nbs/00j_scenes.ipynb #30e45510
 def colour(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     "HSV in [0, 1] to RGB: `..` -> `.. 3 1 1`"
     k = (torch.tensor([5., 3, 1], device=hue.device) + 6 * hue[..., None]) % 6
     return (value[..., None] * (1 - saturation[..., None] * torch.minimum(k, 4 - k).clamp(0, 1)))[..., None, None]
 
 
-def turned(x, y, angle):
+def turned(x: Tensor, y: Tensor, angle: float | Tensor):
     "Coordinates in a frame turned by `angle`"
     return angle.cos() * x + angle.sin() * y, angle.cos() * y - angle.sin() * x
 

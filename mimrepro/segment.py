@@ -8,7 +8,8 @@ __all__ = ['IGNORE', 'ade20k_settings', 'scene_settings', 'protocols', 'MaskSour
            'segmented', 'confusion_counts', 'segmentation_scores', 'SegmentSettings', 'train_segmenter', 'crop_side',
            'stack_items', 'segmentation']
 
-# %% ../nbs/22b_segment.ipynb #c522b4f2
+# %% ../nbs/22b_segment.ipynb #33e3e904
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -31,14 +32,14 @@ from .pyramid import Backbone, Rescaled, StageNorms
 from .scenes import render, shapes
 from .views import normalise
 
-# %% ../nbs/22b_segment.ipynb #573bb913
+# %% ../nbs/22b_segment.ipynb #f05c3062
 IGNORE = 255  # a pixel without a class
 
 
 class MaskSource(Source):
     "Images with a class for every pixel: `source[i]` is (uint8 `3 H W`, uint8 `H W`)"
-    def __init__(self, name: str, fetch, files: list[str],
-                 mask,                # number -> uint8 `H W`: class numbers, `IGNORE` where nothing is known; picklable
+    def __init__(self, name: str, fetch: Callable, files: list[str],
+                 mask: Callable,      # number -> uint8 `H W`: class numbers, `IGNORE` where nothing is known; picklable
                  classes: list[str]):
         super().__init__(name, fetch, files, classes=classes)
         self.mask = mask
@@ -139,13 +140,13 @@ class Augment:
         if self.photometric: image = v2.RandomPhotometricDistort((.875, 1.125), (.5, 1.5), (.5, 1.5), (-.1, .1))(tv_tensors.Image(image))
         return image.as_subclass(Tensor).contiguous(), part.as_subclass(Tensor).contiguous()
 
-# %% ../nbs/22b_segment.ipynb #55f82d23
+# %% ../nbs/22b_segment.ipynb #9370a2d6
 def conv(inputs: int, outputs: int, side: int = 3) -> nn.Sequential:
     "Convolution, batch norm, ReLU"
     return nn.Sequential(nn.Conv2d(inputs, outputs, side, padding=side // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-def resized(y: Tensor, size) -> Tensor:
+def resized(y: Tensor, size: tuple[int, int]) -> Tensor:
     "A map at another size, bilinearly"
     return F.interpolate(y, tuple(size), mode='bilinear', align_corners=False)
 

@@ -10,8 +10,8 @@ import re
 
 from .papers import Cell, Item
 
-# %% ../nbs/30c_settings.ipynb #91775da1
-def plain(value):
+# %% ../nbs/30c_settings.ipynb #effbdfcf
+def plain(value: object):
     "A value in a form that can be compared: numbers as floats, lists and 'a, b' as tuples, words without case and spacing"
     if isinstance(value, bool) or value is None: return value
     if isinstance(value, (list, tuple)): return tuple(map(plain, value))
@@ -20,7 +20,7 @@ def plain(value):
     except ValueError: return re.sub(r'[\s_-]+', '', value.lower())
 
 
-def agrees(cell: Cell, ours) -> bool | None: # None: nothing to compare
+def agrees(cell: Cell, ours: object) -> bool | None: # None: nothing to compare
     "Whether our value is the published one"
     if cell.grade == 'unverified' or ours is None: return None
     return plain(cell.value) == plain(ours)

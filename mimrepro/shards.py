@@ -48,7 +48,7 @@ def read_tar(shard: str,  # path, URL, or `pipe:` and a command
         finally:
             gopen.set_options(file, ignore_errors=True)  # a command that is left early ends with an error of its own
 
-# %% ../nbs/10bb_shards.ipynb #f5567542
+# %% ../nbs/10bb_shards.ipynb #48decffe
 def open_parquet(shard: str):
     "A parquet file from a path or URL"
     parquet = need('pyarrow.parquet')
@@ -57,7 +57,7 @@ def open_parquet(shard: str):
     except ImportError as error: raise ImportError(f'{shard}: {error} (pip install fsspec aiohttp)') from None
 
 
-def image_column(file, shard: str) -> str:
+def image_column(file: object, shard: str) -> str:
     "The column that holds encoded images"
     arrow = need('pyarrow')
     binary = lambda kind: arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind)

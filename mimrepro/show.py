@@ -41,8 +41,8 @@ def to_picture(image: Tensor # `C H W` or `H W`, uint8 or bool or float in [0, 1
                          'a normalised image first, divide by 255, or pass uint8')
     return image.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()
 
-# %% ../nbs/00_show.ipynb #8f89c1fd
-def show_images(images, # list or tensor of images `C H W`, uint8 or float in [0, 1]; sizes may differ
+# %% ../nbs/00_show.ipynb #445d2456
+def show_images(images: Tensor | list, # list or tensor of images `C H W`, uint8 or float in [0, 1]; sizes may differ
                 titles: list | None = None, # one line above each image
                 cols: int | None = None, # images per row; default: all in one row, up to 8
                 size: float = 1.5, # height of a cell in inches

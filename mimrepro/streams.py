@@ -63,7 +63,7 @@ def fillings(length: int,  # images of the lane
         yield begin, (begin + torch.randperm(end - begin, generator=generator('buffer', seed, epoch, lane, k))).tolist()
         begin, k = end, k + 1
 
-# %% ../nbs/10c_streams.ipynb #3aa0c086
+# %% ../nbs/10c_streams.ipynb #f564aed4
 class Stream(Source):
     "Images that come in order, from shards"
     def __init__(self, name: str,
@@ -87,10 +87,10 @@ class Stream(Source):
         shard, k = self.place(i)
         return f'{self.shards[shard]}[{k}]'
 
-    def read(self, i: int, least=(0, 0)):
+    def read(self, i: int, least: tuple[int, int] = (0, 0)):
         raise ValueError(f'{self.name} lies in shards that are read in order, so there is no image {i} for the asking: train on it; to judge on images, name a folder or a single tar')
 
-    def attempt(self, i: int, least=(0, 0)): self.read(i)
+    def attempt(self, i: int, least: tuple[int, int] = (0, 0)): self.read(i)
 
     def report(self, found: dict[str, str]):
         "As of any source; and more than half of the shards broken is an error too"
@@ -167,7 +167,7 @@ def readable(self: Stream, number: int, held: dict, least: tuple[int, int]) -> t
         self.report({name: image})
     raise ValueError(f'{self.name}: no image can be used')
 
-# %% ../nbs/10c_streams.ipynb #d0fdda19
+# %% ../nbs/10c_streams.ipynb #5086814f
 class Lanes(IterableDataset):
     "What a worker process does: the crops of its lanes, step after step, a few images at a time"
     def __init__(self, stream: Stream, crops: tuple[Crop, ...], seed: int, least: tuple[int, int], lanes: range, each: int, steps: int, job: int):
@@ -178,7 +178,7 @@ class Lanes(IterableDataset):
     @property
     def watch(self): return self.stream.watch
     @watch.setter
-    def watch(self, note): self.stream.watch = note
+    def watch(self, note: Callable | None): self.stream.watch = note
 
     def __iter__(self):
         "Slots in the process's batch, crops `n V C S S`, the images they show, broken files found"
@@ -201,10 +201,10 @@ class Lanes(IterableDataset):
         gen = generator('crops', self.seed, epoch, place)
         return torch.stack([one_crop(crop, image, crop.boxes(1, *image.shape[1:], gen)) for crop in self.crops]), used
 
-# %% ../nbs/10c_streams.ipynb #2d2f5dd7
+# %% ../nbs/10c_streams.ipynb #fae7ad4a
 class StreamLoader(Loader):
     "Batches from shards"
-    def __init__(self, stream: Stream, crops: tuple[Crop, ...], batch: int, device, seed: int, rank: int, world: int, workers: int, least: tuple[int, int],
+    def __init__(self, stream: Stream, crops: tuple[Crop, ...], batch: int, device: str | torch.device, seed: int, rank: int, world: int, workers: int, least: tuple[int, int],
                  job: int = 64,           # images that a worker sends at once
                  timeout: float = 300.):  # seconds to wait for them
         super().__init__(len(stream), crops, batch, device, seed, rank, world)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['train_step', 'autocast', 'Trainer']
 
-# %% ../nbs/11_trainer.ipynb #220acae1
+# %% ../nbs/11_trainer.ipynb #9e7adb0b
 import json
 import math
 import os
@@ -14,6 +14,7 @@ import statistics
 import time
 import warnings
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from .checkpoints import claim, cut_metrics, locked, make_run_folder, newest_state, write_batch, write_state, write_whole
-from .data import open_source
+from .data import Source, open_source
 from .kernels import use_cpu_kernels
 from .loader import generator, loader
 from .machine import environment, git_commit, keep_freed_memory, peak_memory
@@ -36,8 +37,8 @@ from .processes import StopRequests, Team, gradients_wait, live_tensors, put_ten
 from .twins import COLLAPSED
 from .weights import save_pretrained
 
-# %% ../nbs/11_trainer.ipynb #2c0ecb8c
-def train_step(forward,                # the method, or its compiled or distributed wrapper: views, draws -> Step
+# %% ../nbs/11_trainer.ipynb #ac31b9cd
+def train_step(forward: Callable,      # the method, or its compiled or distributed wrapper: views, draws -> Step
                method: Method,
                images: Tensor,         # uint8 base crops `B V C S S`
                draws: dict,            # every random tensor of the step, first dimension `B`
@@ -76,19 +77,19 @@ def autocast(device: torch.device,
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == 'bf16' else torch.float16)
 
-# %% ../nbs/11_trainer.ipynb #ea392004
+# %% ../nbs/11_trainer.ipynb #261ed63f
 class Trainer:
     "Trains a recipe's method on images into a run folder; `fit` starts, continues or finishes the run"
     def __init__(self,
                  recipe: Recipe,
-                 data=None,                  # a source, or the name of one (see `10_data`); None: the recipe's own
+                 data: str | Source | None = None,  # a source, or the name of one (see `10_data`); None: the recipe's own
                  run: str | Path | None = None,  # folder of the run; None: `runs/` and the recipe's name
                  device: str | None = None,  # 'cpu', 'cuda', 'cuda:1'; None: a GPU where there is one
                  workers: int | None = None, # processes that decode, for sets too large to hold
                  log_every: int = 20,        # steps between log points
                  save_every: int = 500,      # steps between saved states
                  progress: bool = True,      # show a progress bar
-                 writers='',                 # besides `metrics.jsonl`: 'tensorboard', 'wandb', both; or objects with `write(line: dict)` and `close()`
+                 writers: str | list = '',   # besides `metrics.jsonl`: 'tensorboard', 'wandb', both; or objects with `write(line: dict)` and `close()`
                  parallel: str = 'ddp',      # of several processes: each has the whole model ('ddp'), or a part of it ('fsdp')
                  recompute: bool = False,    # compute blocks again in the backward pass: less memory, a third more arithmetic
                  keep: int = 2,              # newest states kept, besides the best

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['protocols', 'seeded', 'Augmented', 'classify', 'right', 'tune_step', 'Tuner', 'run_finetune', 'run_classify']
 
-# %% ../nbs/21a_tune.ipynb #ddaadc4d
+# %% ../nbs/21a_tune.ipynb #5ca685b6
 import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -65,9 +65,9 @@ class Augmented(Dataset):
         with seeded('augment', self.seed, *item):
             return self.transform(to_pil_image(image)), self.source.labels[used]
 
-# %% ../nbs/21a_tune.ipynb #9b59ed24
+# %% ../nbs/21a_tune.ipynb #52ed31a0
 def classify(model: nn.Module,       # images -> logits; ViT or Swin, timm's
-             source: Source, batch: int = 256, device=None, precision: str = 'fp32') -> tuple[Tensor, Tensor]: # float32 `N classes`, `N`, on the CPU
+             source: Source, batch: int = 256, device: str | torch.device | None = None, precision: str = 'fp32') -> tuple[Tensor, Tensor]: # float32 `N classes`, `N`, on the CPU
     "Logits and classes of a source"
     logits, labels = [], []
     with frozen(model, device) as device:
@@ -82,11 +82,11 @@ def right(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     "Top-1 and top-5 in percent"
     return tuple(value.item() for value in accuracy(logits, labels, (1, 5)))
 
-# %% ../nbs/21a_tune.ipynb #de2d5658
+# %% ../nbs/21a_tune.ipynb #3ac773db
 def tune_step(model: nn.Module, optimiser: torch.optim.Optimizer,
               images: Tensor, labels: Tensor,  # normalised `B C H W`, classes `B`, on the device
               settings: FinetuneSettings, rates: list[float],  # of the optimiser's groups
-              mix, loss_of) -> Tensor:         # from `mixing` and `loss_function`; -> the mean loss before the step
+              mix: Callable | None, loss_of: Callable) -> Tensor:  # from `mixing` and `loss_function`; -> the mean loss before the step
     "One optimiser step on one batch"
     for group, rate in zip(optimiser.param_groups, rates):
         group['lr'] = rate
@@ -137,7 +137,7 @@ class Tuner:
         images = Augmented(self.train, self.settings, image_size(self.model), resolve_model_data_config(self.model))
         yield from DataLoader(images, batch_sampler=jobs, num_workers=self.workers, pin_memory=self.device.type == 'cuda')
 
-# %% ../nbs/21a_tune.ipynb #8bd186b9
+# %% ../nbs/21a_tune.ipynb #dcf304a5
 @patch
 def fit(self: Tuner) -> nn.Module:  # the classifier
     "Train to the end, from wherever the folder is"

@@ -6,9 +6,10 @@
 __all__ = ['COLLAPSED', 'momentum_copy', 'follow', 'cosine_momentum', 'head', 'GlobalBatchNorm', 'cosine_loss', 'gather',
            'info_nce', 'spread']
 
-# %% ../nbs/00g_twins.ipynb #3a935922
+# %% ../nbs/00g_twins.ipynb #b4e2b540
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -45,10 +46,10 @@ def cosine_momentum(t: float,      # share of training done, in [0, 1]
     "Momentum that rises from `start` to 1 along half a cosine"
     return 1 - (1 - start) * .5 * (1 + math.cos(math.pi * t))
 
-# %% ../nbs/00g_twins.ipynb #8cb10fa0
+# %% ../nbs/00g_twins.ipynb #36a39cd9
 def head(widths: tuple[int, ...],     # of the input, the hidden layers and the output
-         norm=None,                   # module for a width, between the layers; None: no norm
-         activation=nn.GELU,
+         norm: Callable | None = None,  # module for a width, between the layers; None: no norm
+         activation: Callable = nn.GELU,
          bias: bool = True,           # in all layers but the last
          last_bias: bool = True,
          ) -> nn.Sequential:          # linear, norm, activation, linear, ...

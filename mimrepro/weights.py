@@ -112,7 +112,7 @@ def load_exactly(model: nn.Module, state: dict[str, Tensor],
                          f'Other shapes: {some(wrong)}. Missing: {some(missing)}. Left over: {some(extra)}.')
     model.load_state_dict(state)
 
-# %% ../nbs/00i_weights.ipynb #baa885b3
+# %% ../nbs/00i_weights.ipynb #76a49277
 def encoder_arguments(state: dict[str, Tensor],        # timm's names
                       num_heads: int | None = None,    # needed when the heads are not 64 wide
                       img_size: tuple | None = None,   # needed when the image is not square
@@ -120,7 +120,7 @@ def encoder_arguments(state: dict[str, Tensor],        # timm's names
     "Constructor arguments of an `Encoder` that these tensors fit"
     for name in ('patch_embed.proj.weight', 'pos_embed', 'blocks.0.mlp.fc1.weight'):
         if name not in state:
-            raise ValueError(f'no ViT encoder in these weights: {name!r} is missing among {len(state)} tensors')
+            raise ValueError(f'no ViT encoder in these weights: {name!r} is missing among {len(state)} tensors; a file that holds a whole method is read by load_pretrained(FILE, method=NAME)')
     dim, chans, patch, _ = state['patch_embed.proj.weight'].shape
     side = round((state['pos_embed'].shape[1] - 1) ** .5) * patch
     depth = 1 + max(int(name.split('.')[1]) for name in state if name.startswith('blocks.'))

@@ -6,14 +6,14 @@
 __all__ = ['news', 'Doing', 'Board', 'WorkerFault', 'explain', 'keep_news', 'hear', 'WatchedJobs', 'WatchedStream', 'Workers',
            'arrive']
 
-# %% ../nbs/10a_workers.ipynb #d3612212
+# %% ../nbs/10a_workers.ipynb #762c8842
 import multiprocessing
 import os
 import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -80,7 +80,7 @@ def explain(said: str,            # by torch
     return WorkerFault(f'{where}. Most often memory ran out (the system log says so): use fewer workers, or a smaller batch. '
                        'If it is always this file, move it away. The run can be continued from its last saved state')
 
-# %% ../nbs/10a_workers.ipynb #2795cbe2
+# %% ../nbs/10a_workers.ipynb #a27f394e
 news = SimpleNamespace(waiting=False, deaths=[])  # of this process: whether it waits for data; what torch said of dead workers
 
 
@@ -92,7 +92,7 @@ def keep_news():
     signal.signal(signal.SIGCHLD, partial(hear, torchs))
 
 
-def hear(torchs: Callable, number: int, frame):
+def hear(torchs: Callable, number: int, frame: object):
     "Handler of SIGCHLD around torch's"
     try: torchs(number, frame)
     except RuntimeError as error:
@@ -120,12 +120,12 @@ class WatchedStream(IterableDataset):
             self.board.rest()
             yield answer
 
-# %% ../nbs/10a_workers.ipynb #2e6cc076
+# %% ../nbs/10a_workers.ipynb #d2705aa8
 class Workers:
     "What a dataset gives, made by worker processes; a dead or stuck one is a `WorkerFault`"
     def __init__(self, dataset: Dataset,             # has an attribute `watch`, called with the name of what it reads
                  number: int,                        # of processes; 0 works in this one
-                 sampler=None,                       # numbers to ask for
+                 sampler: Iterable | None = None,    # numbers to ask for
                  timeout: float = 300.,              # seconds to wait for one answer
                  pin: bool = False,                  # answers in pinned memory, for a GPU
                  keep: bool = True):                 # the same processes for the next round; False: what the dataset has become travels to new ones

@@ -55,6 +55,23 @@ def test_modules_are_short(module):
     assert len(lines) <= limit, f'{module} has {len(lines)} lines, at most {limit}: split it by idea'
 
 
+CONTRACTS = {'draw', 'views', 'prepare', 'forward', 'backward', 'decays', 'before_step', 'after_step', 'epoch'}  # annotated where they are declared: `Method`, `Loader`, torch
+PROTOCOL = ['encoder', 'train', 'test', 'device', 'folder']  # what `Protocol.run` is called with
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_parameters_have_types(module):
+    "Of every exported function and method, but those whose signature is declared once for all of their kind"
+    body = ast.parse(MODULES[module]).body
+    functions = [node for part in body for node in ([part] if isinstance(part, ast.FunctionDef) else part.body if isinstance(part, ast.ClassDef) else []) if isinstance(node, ast.FunctionDef)]
+    for function in functions:
+        arguments = [a for a in function.args.posonlyargs + function.args.args + function.args.kwonlyargs if a.arg not in ('self', 'cls', 'ctx')]
+        public = not function.name.startswith('_') or function.name == '__init__'
+        if public and function.name not in CONTRACTS and [a.arg for a in arguments[:5]] != PROTOCOL:
+            bare = [a.arg for a in arguments if a.annotation is None]
+            assert not bare, f'{module}.{function.name}: no type for {", ".join(bare)}'
+
+
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)
 def test_notebook_reads_well(path):
     notebook = json.loads(path.read_text())
@@ -75,8 +92,10 @@ def test_every_notebook_can_be_found(path):
 
 def test_readme_is_made_from_the_index():
     sys.path.insert(0, str(ROOT / 'tools'))
-    from readme import readme
-    assert (ROOT / 'README.md').read_text() == readme(), 'README.md is stale: run `make readme`'
+    from readme import method_table, readme, verdict_table
+    text = readme()
+    assert (ROOT / 'README.md').read_text() == text, 'README.md is stale: run `make readme`'
+    assert verdict_table() in text and method_table() in text, 'nbs/index.ipynb is older than the records: run `make readme`'
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason='tomllib comes with Python 3.11')

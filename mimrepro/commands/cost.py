@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['commands', 'cost', 'ceilings', 'performance']
 
-# %% ../../nbs/41c_cost.ipynb #6625209e
+# %% ../../nbs/41c_cost.ipynb #16c76dd4
 import sys
+from pathlib import Path
 
 from .. import costs, devices
 from ..method import change, recipe_named
 from ..performance import write_performance
 
-# %% ../../nbs/41c_cost.ipynb #68c8cd33
+# %% ../../nbs/41c_cost.ipynb #cd10087d
 def cost(recipe: str,            # METHOD/RECIPE, such as mae/large-800; `mimrepro recipes` lists them
          changes: list = (),     # what differs: epochs=10 batch=1024 model.mask_ratio=0.6 ...
          gpu: str = 'h200',      # h200, a100, v100, tpu3; cpu or cuda: this machine, measured first
@@ -43,6 +44,8 @@ def ceilings(device: str = '',  # cpu or cuda (default: a GPU where there is one
 def performance(folder: str = 'paper_figures',  # where the records are
                 ) -> list[dict]:
     "Draw the page of measured and predicted costs from the records\nExample: mimrepro performance"
+    if not any(Path(folder).glob('*/*.jsonl')):
+        raise ValueError(f'no records in {folder}: those of the project come with its repository, not with the installed package; `mimrepro bench`, `ceilings` and `feed` make your own')
     return [dict(page=str(write_performance(folder)))]
 
 # %% ../../nbs/41c_cost.ipynb #8848e275

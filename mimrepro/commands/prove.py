@@ -19,10 +19,12 @@ from ..records import read_records, verdicts
 from ..reproduce import find_these, outline
 from ..reproduce import reproduce as reproduce_items
 
-# %% ../../nbs/43_prove.ipynb #cc97d300
+# %% ../../nbs/43_prove.ipynb #13bb0dfb
 def items(folder: str = 'paper_figures',  # where the records are
           ) -> list[dict]:
     "List tables and figures with the verdicts on their claims\nExample: mimrepro items --json"
+    if not Path(folder).is_dir():
+        print(f'no records: {folder} is no folder here. Those of the project come with its repository, not with the installed package; `mimrepro reproduce` makes your own', file=sys.stderr)
     rows = []
     for paper, found in find_items().items():
         for item in found.values():

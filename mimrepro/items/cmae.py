@@ -10,7 +10,7 @@ __all__ = ['base', 'ft', 'lin', 'knn', 'varied', 'parts', 'components', 'loss', 
            'pixel_shift', 'loss_curves', 'separability', 'items', 'shifted', 'pretraining', 'finetuning', 'branches',
            'window_facts', 'in_two_dimensions']
 
-# %% ../../nbs/51_cmae.ipynb #213a6a22
+# %% ../../nbs/51_cmae.ipynb #7ab59008
 from dataclasses import replace
 from functools import partial
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..cmae import CMAE, recipes
 from ..mae import recipes as mae_recipes
-from ..method import Recipe
+from ..method import Method, Recipe
 from ..papers import Claim, Column, Item, Measure, Row, ablation, at_demo, few_images, gains, variants
 from ..features import features
 from ..finetune import finetune_settings
@@ -174,8 +174,8 @@ loss_curves = Item('cmae', 'figure-loss-curves', 'The two losses at the end of t
                    tuple(Column(name, f'{name} loss', 'other', digits=3, published='(none)') for name in ('pixel', 'contrast')),
                    note='Not in the paper; users ask for it. The curve over epochs is drawn in `losses.svg` beside this page.')
 
-# %% ../../nbs/51_cmae.ipynb #435c1927
-def in_two_dimensions(method, images: Tensor, labels: Tensor):
+# %% ../../nbs/51_cmae.ipynb #ad560d61
+def in_two_dimensions(method: Method, images: Tensor, labels: Tensor):
     "t-SNE of the features of up to 1,000 images of the first ten classes"
     few = (labels < 10).nonzero().flatten()[:1000]
     return as_panel(draw_embedding({type(method).__name__: embed_2d(features(method.encoder, images[few]))}, labels[few], [f'class {k}' for k in range(10)]), 't-SNE, ten classes')

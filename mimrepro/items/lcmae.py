@@ -9,7 +9,7 @@ __all__ = ['base', 'mae_base', 'ft', 'lin', 'knn', 'varied', 'both', 'pair', 'ah
            'framework', 'motivation', 'blocks', 'distance', 'spectrum', 'gradcam', 'items', 'step_costs', 'pretraining',
            'finetuning', 'two_views', 'look', 'speaks_for']
 
-# %% ../../nbs/54_lcmae.ipynb #be80c565
+# %% ../../nbs/54_lcmae.ipynb #b8218459
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +20,7 @@ from ..analysis import draw_attention, fitted_head, grad_cam, draw_maps
 from ..finetune import finetune_settings
 from ..lcmae import LCMAE, presets, recipes
 from ..mae import presets as mae_presets, recipes as mae_recipes
-from ..method import Recipe, build
+from ..method import Method, Recipe, build
 from ..metrics import flops_per_image
 from ..papers import Claim, Column, Item, Measure, Row, ablation, few_images, gains, published
 from ..report import as_panel
@@ -115,7 +115,7 @@ def finetuning() -> dict:
 hyper_pretrain = Item('lcmae', 'table-T-hyper-pretrain', 'Pre-training settings', 'settings', settings=pretraining)
 hyper_finetune = Item('lcmae', 'table-T-hyper-finetune', 'Fine-tuning settings', 'settings', settings=finetuning)
 
-# %% ../../nbs/54_lcmae.ipynb #132544b6
+# %% ../../nbs/54_lcmae.ipynb #07adbed7
 @torch.no_grad()
 def two_views(method: LCMAE, images: Tensor, labels: Tensor, rows: int = 4) -> tuple[Tensor, list[str]]:
     "Both views, and what the online network sees of them"
@@ -132,12 +132,12 @@ def two_views(method: LCMAE, images: Tensor, labels: Tensor, rows: int = 4) -> t
     return torch.stack(panels, 1), ['view 1', 'seen of it', 'view 2, recoloured', 'seen of it'][:len(panels)]
 
 
-def look(method, images: Tensor, labels: Tensor, rows: int = 3):
+def look(method: Method, images: Tensor, labels: Tensor, rows: int = 3):
     "Attention of the last block from three patches of each image"
     h, w = method.encoder.grid
     return as_panel(draw_attention(method.encoder, images[torch.linspace(0, len(images) - 1, rows).long()], (h // 4 * w + w // 4, h // 2 * w + w // 2, 3 * h // 4 * w + w // 2), heads=0), 'mean of heads')
 
-# %% ../../nbs/54_lcmae.ipynb #11a26e69
+# %% ../../nbs/54_lcmae.ipynb #07982b5b
 framework = Item('lcmae', 'figure-F-framework', 'Two views, two branches', 'pictures', pair[1:], draw=two_views)
 motivation = Item('lcmae', 'figure-F1', 'Attention of chosen patches', 'pictures', both, draw=look)
 blocks = lambda name, protocol, count, scale: tuple(Column(f'{name}_b{b}', f'{b + 1}', 'other', published='(none)', measures={s: Measure(protocol, f'{name}_b{b}') for s in scale}) for b in count)
@@ -148,7 +148,7 @@ spectrum = Item('lcmae', 'figure-F-spectrum', 'How many directions the features 
                 (gains('LUT', 'MAE', 'rank', text='The features of LC-MAE use more directions than those of MAE'),))
 
 
-def speaks_for(method, images: Tensor, labels: Tensor, rows: int = 4):
+def speaks_for(method: Method, images: Tensor, labels: Tensor, rows: int = 4):
     "Grad-CAM of the true class: what a linear classifier on the frozen encoder looks at"
     chosen = torch.linspace(0, len(images) - 1, rows).long()
     encoder = method.encoder.cpu()

@@ -10,7 +10,7 @@ __all__ = ['base', 'ft', 'lin', 'knn', 'varied', 'own', 'table_1', 'mindspore', 
            'located', 'macs', 'both_macs', 'millions', 'pretraining', 'finetuning', 'printed_pretraining',
            'printed_finetuning', 'look', 'four_scales']
 
-# %% ../../nbs/53_localmim.ipynb #39f7850f
+# %% ../../nbs/53_localmim.ipynb #27cb3a9a
 from dataclasses import replace
 from functools import partial
 
@@ -22,7 +22,7 @@ from ..analysis import draw_attention
 from ..finetune import finetune_settings
 from ..localmim import LocalMIM, presets, recipes
 from ..mae import presets as mae_presets, recipes as mae_recipes
-from ..method import Recipe, build
+from ..method import Method, Recipe, build
 from ..papers import Claim, Column, Item, Measure, Row, ablation, at_demo, few_images, gains, published
 from ..report import as_panel
 from ..views import denormalise, normalise
@@ -168,12 +168,12 @@ table_8 = Item('localmim', 'table-8', 'Pre-training setting as printed', 'settin
 table_9 = Item('localmim', 'table-9', 'Fine-tuning setting as printed', 'settings', settings=printed_finetuning, note='Our presets are those of the released scripts, which differ from the printed table in batch sizes.')
 s_ade = Item('localmim', 'table-S-ade20k', 'Settings of segmentation', 'settings', settings=lambda: {}, note='The settings are those of the protocol `segment-ade20k` with its preset for this paper.')
 
-# %% ../../nbs/53_localmim.ipynb #be9f3cc1
+# %% ../../nbs/53_localmim.ipynb #5da36cd7
 rows = (Row('LocalMIM', {'paper': recipes['base-1600'], 'small': recipes['small-6'], 'demo': base['demo']}),)
 both = (*rows, Row('MAE', {'paper': mae_recipes['base-1600'], 'small': mae_recipes['small-6'], 'demo': mae_recipes['ablation-demo']}))
 
 
-def look(method, images: Tensor, labels: Tensor, rows: int = 3):
+def look(method: Method, images: Tensor, labels: Tensor, rows: int = 3):
     "Attention of the last block from three patches of each image"
     encoder = method.encoder
     h, w = encoder.grid

@@ -8,7 +8,8 @@ __all__ = ['baseline', 'base', 'lin', 'knn', 'ft', 'depths', 'table_1a', 'table_
            'figure_4', 'figure_10', 'figure_11', 'items', 'strip', 'decoder_width', 'forward_flops', 'cost', 'picture',
            'higher_ratios', 'by_lot']
 
-# %% ../../nbs/50_mae.ipynb #af69875b
+# %% ../../nbs/50_mae.ipynb #d5d90378
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -145,11 +146,11 @@ figure_7 = Item(
                                'demo': replace(base['demo'], epochs=max(1, n // 200), warmup_epochs=min(.5, n / 1600))}) for n in (100, 200, 400, 800, 1600)), ('400', '800', '1600')),
     (lin, knn, ft), (gains('1600', '800', text='Linear probing still gains from 800 to 1600 epochs'), gains('800', '400', text='and from 400 to 800')))
 
-# %% ../../nbs/50_mae.ipynb #76c9b0d9
+# %% ../../nbs/50_mae.ipynb #85fa989a
 pixels = {'paper': base['paper'], 'small': base['small'], 'demo': replace(recipes['demo'], name='mae/demo target=pixels', model={**recipes['demo'].model, 'target': 'pixels'})}
 
 
-def picture(id: str, title: str, draw, note: str = '') -> Item:
+def picture(id: str, title: str, draw: Callable, note: str = '') -> Item:
     "Pictures drawn by the model of the default setting"
     return Item('mae', id, title, 'pictures', (Row('MAE', pixels),), draw=draw, note=note)
 
