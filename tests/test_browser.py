@@ -6,8 +6,12 @@ import pytest
 import torch
 from browsing import in_kernel, milliseconds_to_redraw
 
+from mimrepro.explorers.attention import explore_attention
 from mimrepro.explorers.host import script
 from mimrepro.explorers.masks import explore_masks, masks_of
+from mimrepro.extrema import ExtremaEncoder
+from mimrepro.swin import SwinEncoder
+from mimrepro.vit import Encoder
 
 pytestmark = pytest.mark.browser
 
@@ -169,3 +173,65 @@ def test_masks_with_a_kernel(open_notebook, shot):
     assert in_kernel(tab, 'masks.flipped, masks.seed') == '[28] 40'
     assert in_kernel(tab, 'masks.drawn().sum().item() in (127, 129)') == 'True'
     shot(tab, 'masks-lab')
+
+
+@pytest.fixture(scope='module')
+def encoders():
+    "Of the width, heads and patches of a ViT-B, but few blocks and no training; and a small Swin"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Encoder(224, 16, 3, 768, 3, 12), ExtremaEncoder(224, 16, 3, 768, 1, 12), SwinEncoder(64, 4, 3, 24, (2, 2), (2, 4), 4)
+
+
+def test_attention_as_a_page(encoders, open_page, shot, record_property):
+    vit, extrema, _ = encoders
+    tab = open_page(explore_attention(vit, extrema, image='temple', block=0))
+    status = tab.locator('.mim .status')
+    assert status.inner_text() == 'Patch in row 8, column 8, block 1.'
+    median = milliseconds_to_redraw(tab, '.mim canvas')
+    record_property('median milliseconds from hover to redraw, two models', median)
+    print(f'\nhover to redraw, 196 patches, 12 heads, two models, no kernel: {median:.1f} ms')
+    assert median < 150
+    tab.locator('.mim canvas').first.focus()
+    tab.keyboard.press('Home')
+    status.get_by_text('column 1,').wait_for()
+    shot(tab, 'attention-light')
+    shot(tab, 'attention-dark', dark=True)
+    tab.get_by_label('over the image').check()
+    tab.get_by_label('hide 75 % of the patches').check()
+    tab.wait_for_timeout(200)
+    shot(tab, 'attention-masked')
+    choose_in(tab, 'Block', 'block 3')
+    tab.get_by_label('ask the class token').check()
+    status.get_by_text('The class token').wait_for()
+    shot(tab, 'attention-class')
+    with tab.expect_download() as svg:
+        tab.get_by_role('button', name='SVG').click()
+    assert Path(svg.value.path()).read_text().count('<image') > 26
+
+
+def test_windows_as_a_page(encoders, open_page, shot):
+    tab = open_page(explore_attention(encoders[2], image='flower', block=1, overlay=True))
+    tab.locator('.mim canvas').first.hover(position=dict(x=60, y=60))
+    tab.locator('.mim .status').get_by_text('row 4, column 4, block 2').wait_for()
+    assert not tab.get_by_label('hide 75 % of the patches').count()
+    shot(tab, 'attention-windows')
+
+
+def test_attention_with_a_kernel(open_notebook, shot):
+    tab = open_notebook('''import torch
+from mimrepro.explorers.attention import explore_attention
+from mimrepro.vit import Encoder
+heads = explore_attention(Encoder(224, 16, 3, 768, 2, 12), image='flower', block=1)''', 'heads', '0', theme='JupyterLab Dark')
+    tab.locator('.mim .status').get_by_text('row 8, column 8, block 2').wait_for()
+    median = milliseconds_to_redraw(tab, '.mim canvas')
+    print(f'\nhover to redraw, 196 patches, 12 heads, in JupyterLab: {median:.1f} ms')
+    assert median < 150
+    choose_in(tab, 'Block', 'block 1')
+    tab.get_by_label('Share').fill('0.5')
+    tab.get_by_label('hide patches').check()
+    tab.locator('.mim canvas').first.focus()
+    tab.keyboard.press('Home')
+    tab.locator('.mim .status').get_by_text('column 1').wait_for()
+    assert in_kernel(tab, 'heads.block, heads.masked, heads.query % 14, len(heads.hidden)') == '0 True 0 98'
+    shot(tab, 'attention-lab-dark')

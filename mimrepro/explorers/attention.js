@@ -135,7 +135,8 @@ function controlsOf(model, watch, target, first) {
     toggle(model, watch, "from_class", { label: "ask the class token" }),
     toggle(model, watch, "overlay", { label: "over the image" }),
   ];
-  if (model.get("can_mask")) parts.push(toggle(model, watch, "masked", { label: `hide ${percentage(model.get("ratio"))} of the patches` }));
+  if (model.get("can_mask")) parts.push(toggle(model, watch, "masked", { label: model.get("live") ? "hide patches" : `hide ${percentage(model.get("ratio"))} of the patches` }));
+  if (model.get("can_mask") && model.get("live")) parts.push(slider(model, watch, "ratio", { label: "Share", min: 0.05, max: 0.95, step: 0.05, words: percentage }));
   if (model.get("live")) parts.push(imageInput(target, () => first.sides, use));
   return element("div", { className: "controls" }, ...parts);
 }
@@ -177,7 +178,7 @@ async function render({ model, el }) {
   el.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys stay away
   const legend = element("p", { className: "note" }, "Every map is scaled to its own largest weight. Below each head: that weight, and the head's mean attention distance over all queries.");
   const tools = toolbar(model, watch, { panels: () => [main, ...sections.flatMap((section) => section.panels())], name: "attention" });
-  el.replaceChildren(controlsOf(model, watch, el, models[0]), element("div", { className: "stage" }, element("div", {}, main.root, status), element("div", { className: "sections" }, ...sections.map((s) => s.root), legend)), tools);
+  el.replaceChildren(controlsOf(model, watch, el, models[0]), element("div", { className: "stage" }, element("div", { className: "side" }, main.root, status), element("div", { className: "sections" }, ...sections.map((s) => s.root), legend)), tools);
   await load();
   return watch.stop;
 }

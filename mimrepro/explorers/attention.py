@@ -138,7 +138,7 @@ class AttentionExplorer(Explorer):
     data = traitlets.Dict(help='packed layers by MODEL/BLOCK or MODEL/BLOCK/RATIO/SEED, for a page').tag(sync=True)
     dropped = traitlets.Unicode(help="name of the reader's image").tag(sync=True)
 
-# %% ../../nbs/40g_attention.ipynb #dbba322c
+# %% ../../nbs/40g_attention.ipynb #19c9d77c
 @patch
 def open_models(self: AttentionExplorer, opened: list[Shown], in_page: list[int]):
     "Look once into every model"
@@ -147,7 +147,7 @@ def open_models(self: AttentionExplorer, opened: list[Shown], in_page: list[int]
     self.observe(lambda change: self.known.clear(), 'image')
     self.observe(lambda change: self.hide(), ['ratio', 'seed'])
     measured = lambda one, layer: dict(name=layer.name, grid=list(layer.grid), distance=distances(layer, one.sides[0] / layer.grid[0]))
-    self.models = [dict(name=one.name, sides=list(one.sides), grid=list(patch_grid(one.encoder)), layers=[measured(one, layer) for layer in self.look(number, False)])
+    self.models = [dict(name=one.name, sides=list(one.sides), grid=list(self.look(number, False)[0].grid), layers=[measured(one, layer) for layer in self.look(number, False)])
                    for number, one in enumerate(opened)]
     self.blocks = list(range(len(self.models[0]['layers'])))
     self.hide()
@@ -217,7 +217,7 @@ def picture(self: AttentionExplorer) -> Figure:
         images.append(crop_to(decode_image(self.image), one.sides))
     return draw_maps(images, rows, ['mean', *[f'head {i + 1}' for i in range(max(map(len, rows)) - 1)]], marked)
 
-# %% ../../nbs/40g_attention.ipynb #bbff979c
+# %% ../../nbs/40g_attention.ipynb #588240f7
 def explore_attention(*sources: str | Path | nn.Module,  # one or two checkpoints, recipes or encoders, see `shown`
                       image='portrait',                  # see `read_image`
                       block: int = -1,                   # counted from 0; -1: the last
@@ -233,9 +233,9 @@ def explore_attention(*sources: str | Path | nn.Module,  # one or two checkpoint
     said = lambda source: repr(str(source)) if isinstance(source, (str, Path)) else 'encoder'
     given = [*map(said, sources), f'image={image!r}' if isinstance(image, str) else 'image=image']
     explorer = AttentionExplorer(call='mimrepro.explorers.attention.explore_attention', given=given, image=encode_image(read_image(image, opened[0].sides)), ratio=ratio, seed=seed)
-    rows, columns = patch_grid(opened[0].encoder)
     depth = len(layers_of(opened[0].encoder, torch.zeros(1, 3, *opened[0].sides)))
     explorer.open_models(opened, sorted({b % depth for b in in_page or (0, depth // 2, -1)}))
+    rows, columns = explorer.models[0]['grid']
     explorer.set_trait('block', range(depth)[block])
     explorer.query = rows // 2 * columns + columns // 2 if query is None else query
     explorer.masked, explorer.from_class, explorer.overlay = masked, from_class, overlay

@@ -49,7 +49,7 @@ const giga = (flops) => `${(flops / 1e9).toPrecision(3)} GFLOP`;
 /** The line below a branch: tokens, and operations saved. */
 function branchNote(model, branch, mask) {
   const n = mask.length, hidden = mask.reduce((a, b) => a + b, 0);
-  if (branch.shows === "hidden") return `${hidden} patches to describe`;
+  if (branch.shows === "hidden") return `${hidden} patches asked for`;
   const tokens = branch.shows === "all" ? n : n - hidden, cost = operations(model, tokens), whole = operations(model, n);
   if (cost === null) return `${tokens} of ${n} tokens`;
   return `${tokens} of ${n} tokens · ${giga(cost)}` + (tokens < n ? ` (−${Math.round(100 * (1 - cost / whole))} %)` : "");
@@ -101,7 +101,7 @@ async function render({ model, el }) {
 
   const rebuild = () => {
     main.resize(lattice());
-    panels = branchesOf(model).map((branch) => Object.assign(panel({ title: branch.title, label: `${branch.title}: ${branch.about}`, lattice: lattice(), width: 224 }), { branch }));
+    panels = branchesOf(model).map((branch) => Object.assign(panel({ title: branch.title, label: `${branch.title}: ${branch.about}`, lattice: lattice(), width: 238 }), { branch }));
     for (const one of panels) one.root.title = one.branch.about;
     strip.replaceChildren(...panels.map((one) => one.root));
   };
