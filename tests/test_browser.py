@@ -201,7 +201,7 @@ def test_attention_as_a_page(encoders, open_page, shot, record_property):
     tab.get_by_label('hide 75 % of the patches').check()
     tab.wait_for_timeout(200)
     shot(tab, 'attention-masked')
-    choose_in(tab, 'Block', 'block 3')
+    choose_in(tab, 'Block', 'block 3 / class 2')
     tab.get_by_label('ask the class token').check()
     status.get_by_text('The class token').wait_for()
     shot(tab, 'attention-class')

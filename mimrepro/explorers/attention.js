@@ -85,7 +85,7 @@ function distanceChart(layers, far, chosen, choose) {
   const column = ({ distance, name }, i) => {
     const dots = distance.map((d) => svg("circle", { cx: x(i), cy: y(d), r: 2.6, fill: "var(--accent)", "fill-opacity": 0.65 }));
     const back = svg("rect", { x: x(i) - 10, y: 4, width: 20, height: 104, rx: 3, fill: "currentColor", "fill-opacity": i === chosen ? 0.16 : 0 });
-    const group = svg("g", { style: "cursor:pointer" }, svg("title", {}, name), back, ...dots, text(x(i), 121, name.replace(/\D*/, "") || name));
+    const group = svg("g", { style: "cursor:pointer" }, svg("title", {}, name), back, ...dots, text(x(i), 121, name.replace("block ", "").replace("class ", "c")));
     group.addEventListener("click", () => choose(i));
     return group;
   };
@@ -101,7 +101,7 @@ function modelSection(model, number, pick) {
   const far = Math.max(1, ...layers.flatMap((layer) => layer.distance));
   const build = (layer) => {
     const titles = ["mean of heads", "class token", ...Array.from({ length: layer.heads }, (_, i) => `head ${i + 1}`)];
-    panels = titles.map((title, i) => panel({ title, label: `${name}: ${title}`, lattice: layer.grid, width: i < 2 ? 118 : 86 }));
+    panels = titles.map((title) => panel({ title, label: `${name}: ${title}`, lattice: layer.grid, width: 97 }));
     heads.replaceChildren(...panels.map((one) => one.root));
   };
   const picture = (layer, map, image) => {
@@ -128,7 +128,7 @@ function modelSection(model, number, pick) {
 
 /** Everything above the pictures. */
 function controlsOf(model, watch, target, first) {
-  const named = () => model.get("blocks").map((block) => [block, first.layers[block].name]), use = async (canvas, name) =>
+  const named = () => model.get("blocks").map((block) => [block, nameOf(model.get("models"), block)]), use = async (canvas, name) =>
     set(model, { dropped: name, given: [...model.get("given").filter((text) => !text.startsWith("image=")), `image=${literal(name)}`], image: await canvasPNG(canvas) });
   const parts = [
     choice(model, watch, "block", { label: "Block", options: named }),
@@ -140,6 +140,9 @@ function controlsOf(model, watch, target, first) {
   if (model.get("live")) parts.push(imageInput(target, () => first.sides, use));
   return element("div", { className: "controls" }, ...parts);
 }
+
+/** What a block is called: in two models of different depth by both names. */
+const nameOf = (models, block) => [...new Set(models.map(({ layers }) => layers[Math.min(block, layers.length - 1)].name))].join(" / ");
 
 const percentage = (ratio) => `${Math.round(100 * ratio)} %`;
 
@@ -188,5 +191,5 @@ function wordsFor(model, models, query, columns, answered) {
   const where = model.get("from_class") ? "The class token" : `Patch in row ${Math.floor(query / columns) + 1}, column ${(query % columns) + 1}`;
   const missing = models.filter((_, number) => answered[number] === false).map(({ name }) => name);
   const why = model.get("from_class") ? "takes no part here" : model.get("masked") ? "is hidden" : "asks nothing in this block";
-  return missing.length ? `${where} ${why} (${missing.join(", ")}).` : `${where}, ${models[0].layers[model.get("block")].name}.`;
+  return missing.length ? `${where} ${why} (${missing.join(", ")}).` : `${where}, ${nameOf(models, model.get("block"))}.`;
 }

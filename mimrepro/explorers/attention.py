@@ -138,18 +138,18 @@ class AttentionExplorer(Explorer):
     data = traitlets.Dict(help='packed layers by MODEL/BLOCK or MODEL/BLOCK/RATIO/SEED, for a page').tag(sync=True)
     dropped = traitlets.Unicode(help="name of the reader's image").tag(sync=True)
 
-# %% ../../nbs/40g_attention.ipynb #19c9d77c
+# %% ../../nbs/40g_attention.ipynb #c9eb6315
 @patch
-def open_models(self: AttentionExplorer, opened: list[Shown], in_page: list[int]):
+def open_models(self: AttentionExplorer, opened: list[Shown]):
     "Look once into every model"
-    self.opened, self.in_page, self.known = opened, in_page, {}
+    self.opened, self.known = opened, {}
     self.can_mask = not any(isinstance(one.encoder, SwinEncoder) for one in opened)
     self.observe(lambda change: self.known.clear(), 'image')
     self.observe(lambda change: self.hide(), ['ratio', 'seed'])
     measured = lambda one, layer: dict(name=layer.name, grid=list(layer.grid), distance=distances(layer, one.sides[0] / layer.grid[0]))
     self.models = [dict(name=one.name, sides=list(one.sides), grid=list(self.look(number, False)[0].grid), layers=[measured(one, layer) for layer in self.look(number, False)])
                    for number, one in enumerate(opened)]
-    self.blocks = list(range(len(self.models[0]['layers'])))
+    self.blocks = list(range(max(len(model['layers']) for model in self.models)))
     self.hide()
 
 
@@ -179,7 +179,7 @@ def look(self: AttentionExplorer, number: int, masked: bool) -> list[Layer]:
         self.known[key] = layers_of(one.encoder, x, self.keep(number) if masked else None)
     return self.known[key]
 
-# %% ../../nbs/40g_attention.ipynb #631b95b1
+# %% ../../nbs/40g_attention.ipynb #b173f68e
 @patch
 def answer(self: AttentionExplorer, question, buffers):
     "One block of one model"
@@ -188,15 +188,15 @@ def answer(self: AttentionExplorer, question, buffers):
 
 @patch
 def ahead(self: AttentionExplorer):
-    "The blocks chosen for a page, whole and masked"
-    data = {}
+    "The blocks chosen for a page and the present one, whole and masked"
+    data, blocks = {}, sorted({*self.in_page, self.block})
     for number, model in enumerate(self.models):
-        for block in self.in_page:
+        for block in blocks:
             place = min(block, len(model['layers']) - 1)
             data[f'{number}/{place}'] = pack(self.look(number, False)[place])
             if self.can_mask:
                 data[f'{number}/{place}/{self.ratio:g}/{self.seed}'] = pack(self.look(number, True)[place])
-    return dict(data=data, blocks=self.in_page, block=self.block if self.block in self.in_page else self.in_page[-1])
+    return dict(data=data, blocks=blocks)
 
 
 @patch
@@ -217,7 +217,7 @@ def picture(self: AttentionExplorer) -> Figure:
         images.append(crop_to(decode_image(self.image), one.sides))
     return draw_maps(images, rows, ['mean', *[f'head {i + 1}' for i in range(max(map(len, rows)) - 1)]], marked)
 
-# %% ../../nbs/40g_attention.ipynb #588240f7
+# %% ../../nbs/40g_attention.ipynb #c1d381bf
 def explore_attention(*sources: str | Path | nn.Module,  # one or two checkpoints, recipes or encoders, see `shown`
                       image='portrait',                  # see `read_image`
                       block: int = -1,                   # counted from 0; -1: the last
@@ -233,10 +233,10 @@ def explore_attention(*sources: str | Path | nn.Module,  # one or two checkpoint
     said = lambda source: repr(str(source)) if isinstance(source, (str, Path)) else 'encoder'
     given = [*map(said, sources), f'image={image!r}' if isinstance(image, str) else 'image=image']
     explorer = AttentionExplorer(call='mimrepro.explorers.attention.explore_attention', given=given, image=encode_image(read_image(image, opened[0].sides)), ratio=ratio, seed=seed)
-    depth = len(layers_of(opened[0].encoder, torch.zeros(1, 3, *opened[0].sides)))
-    explorer.open_models(opened, sorted({b % depth for b in in_page or (0, depth // 2, -1)}))
-    rows, columns = explorer.models[0]['grid']
-    explorer.set_trait('block', range(depth)[block])
+    explorer.open_models(opened)
+    (rows, columns), depth = explorer.models[0]['grid'], len(explorer.blocks)
+    explorer.in_page = [b % depth for b in in_page or (0, depth // 2, -1)]
+    explorer.block = range(depth)[block]
     explorer.query = rows // 2 * columns + columns // 2 if query is None else query
     explorer.masked, explorer.from_class, explorer.overlay = masked, from_class, overlay
     return explorer
