@@ -100,13 +100,15 @@ function modelSection(model, number, pick) {
   let panels = [], shape = "";
   const far = Math.max(1, ...layers.flatMap((layer) => layer.distance));
   const build = (layer) => {
-    const titles = ["mean of heads", "class token", ...Array.from({ length: layer.heads }, (_, i) => `head ${i + 1}`)];
+    const titles = ["mean", ...(model.get("has_class") ? ["class token"] : []), ...Array.from({ length: layer.heads }, (_, i) => `head ${i + 1}`)];
     panels = titles.map((title) => panel({ title, label: `${name}: ${title}`, lattice: layer.grid, width: 97 }));
     heads.replaceChildren(...panels.map((one) => one.root));
   };
   const picture = (layer, map, image) => {
-    const over = heat(map, ...layer.grid);
-    return model.get("overlay") ? { image, smooth: true, over, alpha: 0.7 } : { image: over };
+    const over = heat(map, ...layer.grid), unseen = [], [, columns] = layer.grid;
+    if (!model.get("overlay")) return { image: over };
+    if (model.get("masked")) map.forEach((value, cell) => value < 0 && unseen.push({ row: Math.floor(cell / columns), column: cell % columns, fill: HIDDEN }));
+    return { image, smooth: true, over, alpha: 0.7, marks: unseen };
   };
   const show = (layer, block, cell, image) => {
     if (`${layer.heads}/${layer.grid}` !== shape) build(layer), (shape = `${layer.heads}/${layer.grid}`);
@@ -116,10 +118,11 @@ function modelSection(model, number, pick) {
       const found = at < 0 ? null : meanMap(layer, at);
       fill(one, at, () => found.map, () => `up to ${found.peak.toPrecision(2)}`);
     };
+    const first = panels.length - layer.heads;
     mean(panels[0], slot);
-    mean(panels[1], token);
+    if (first === 2) mean(panels[1], token);
     for (let head = 0; head < layer.heads; head++)
-      fill(panels[2 + head], slot, () => headMap(layer, slot, head), () => `${layer.peaks[rowOf(layer, slot, head).row].toPrecision(2)}` + (distance.length ? ` · ${Math.round(distance[head])} px` : ""));
+      fill(panels[first + head], slot, () => headMap(layer, slot, head), () => `${layer.peaks[rowOf(layer, slot, head).row].toPrecision(2)}` + (distance.length ? ` · ${Math.round(distance[head])} px` : ""));
     return slot >= 0;
   };
   const mark = (block) => chart.replaceChildren(distanceChart(layers, far, block, pick));
@@ -132,9 +135,9 @@ function controlsOf(model, watch, target, first) {
     set(model, { dropped: name, given: [...model.get("given").filter((text) => !text.startsWith("image=")), `image=${literal(name)}`], image: await canvasPNG(canvas) });
   const parts = [
     choice(model, watch, "block", { label: "Block", options: named }),
-    toggle(model, watch, "from_class", { label: "ask the class token" }),
     toggle(model, watch, "overlay", { label: "over the image" }),
   ];
+  if (model.get("has_class")) parts.push(toggle(model, watch, "from_class", { label: "ask the class token" }));
   if (model.get("can_mask")) parts.push(toggle(model, watch, "masked", { label: model.get("live") ? "hide patches" : `hide ${percentage(model.get("ratio"))} of the patches` }));
   if (model.get("can_mask") && model.get("live")) parts.push(slider(model, watch, "ratio", { label: "Share", min: 0.05, max: 0.95, step: 0.05, words: percentage }));
   if (model.get("live")) parts.push(imageInput(target, () => first.sides, use));

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['CLASS', 'NOBODY', 'Layer', 'vit_layers', 'swin_layers', 'layers_of', 'distances', 'pack', 'Shown', 'shown',
-           'AttentionExplorer', 'explore_attention']
+           'AttentionExplorer', 'untrained_twin', 'explore_attention']
 
-# %% ../../nbs/40g_attention.ipynb #2c6213aa
+# %% ../../nbs/40g_attention.ipynb #37bc519f
+import json
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -20,9 +21,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..analysis import Look, attention, attention_distance, draw_maps, patch_grid, window_looks
-from .host import Explorer, crop_to, decode_image, encode_image, read_image
+from .host import Explorer, crop_to, decode_image, encode_image, quick_model, read_image
 from ..masking import kept, uniform_noise
-from ..method import build, method_names, recipe_named
+from ..method import Recipe, build, method_names, recipe_named
 from ..swin import SwinEncoder
 from ..views import normalise
 from ..weights import load_encoder
@@ -100,7 +101,7 @@ def pack(layer: Layer) -> bytes:
     parts = [np.array([windows, heads, queries, keys], '<i4'), layer.queries.numpy().astype('<i4'), layer.keys.numpy().astype('<i4'), peaks.numpy().astype('<f4'), taken.numpy().astype('<f4'), levels.numpy()]
     return b''.join(part.tobytes() for part in parts)
 
-# %% ../../nbs/40g_attention.ipynb #870f7562
+# %% ../../nbs/40g_attention.ipynb #65d2fa0d
 class Shown(NamedTuple):
     "An encoder and what is known of it"
     name: str
@@ -135,10 +136,11 @@ class AttentionExplorer(Explorer):
     models = traitlets.List(help='name, sides, grid and layers of each').tag(sync=True)
     blocks = traitlets.List(traitlets.Int(), help='blocks to choose from').tag(sync=True)
     can_mask = traitlets.Bool(True).tag(sync=True)
+    has_class = traitlets.Bool(True, help='some model has a class token').tag(sync=True)
     data = traitlets.Dict(help='packed layers by MODEL/BLOCK or MODEL/BLOCK/RATIO/SEED, for a page').tag(sync=True)
     dropped = traitlets.Unicode(help="name of the reader's image").tag(sync=True)
 
-# %% ../../nbs/40g_attention.ipynb #c9eb6315
+# %% ../../nbs/40g_attention.ipynb #d8ee2619
 @patch
 def open_models(self: AttentionExplorer, opened: list[Shown]):
     "Look once into every model"
@@ -150,6 +152,7 @@ def open_models(self: AttentionExplorer, opened: list[Shown]):
     self.models = [dict(name=one.name, sides=list(one.sides), grid=list(self.look(number, False)[0].grid), layers=[measured(one, layer) for layer in self.look(number, False)])
                    for number, one in enumerate(opened)]
     self.blocks = list(range(max(len(model['layers']) for model in self.models)))
+    self.has_class = any((layer.keys == CLASS).any().item() for number in range(len(opened)) for layer in self.look(number, False))
     self.hide()
 
 
@@ -217,8 +220,18 @@ def picture(self: AttentionExplorer) -> Figure:
         images.append(crop_to(decode_image(self.image), one.sides))
     return draw_maps(images, rows, ['mean', *[f'head {i + 1}' for i in range(max(map(len, rows)) - 1)]], marked)
 
-# %% ../../nbs/40g_attention.ipynb #c1d381bf
-def explore_attention(*sources: str | Path | nn.Module,  # one or two checkpoints, recipes or encoders, see `shown`
+# %% ../../nbs/40g_attention.ipynb #d3bb7e31
+def untrained_twin(run: str | Path,  # a run folder
+                   ) -> Shown:
+    "The encoder of a run as it was before the first step"
+    config = Path(run) / 'recipe.json'
+    if not config.is_file():
+        raise ValueError(f'{run} is no run folder, so its untrained twin is not known: name a recipe such as mae/demo instead')
+    encoder = build(Recipe(**json.loads(config.read_text()))).encoder.eval()
+    return Shown('untrained', encoder, tuple(encoder.img_size))
+
+
+def explore_attention(*sources: str | Path | nn.Module,  # one or two checkpoints, recipes or encoders, see `shown`; 'untrained': the first before training; none: a small MAE and its twin
                       image='portrait',                  # see `read_image`
                       block: int = -1,                   # counted from 0; -1: the last
                       query: int | None = None,          # patch, in reading order; None: the middle
@@ -227,9 +240,10 @@ def explore_attention(*sources: str | Path | nn.Module,  # one or two checkpoint
                       in_page: tuple[int, ...] = (),     # blocks that a page carries; none: first, middle and last
                       ) -> AttentionExplorer:
     "Look into encoders, in Jupyter or as a page (`to_html`)"
-    if not 1 <= len(sources) <= 2:
-        raise ValueError(f'{len(sources)} encoders: expected one, or two to compare; a checkpoint, or a recipe such as mae/demo for fresh weights')
-    opened = [shown(source) for source in sources]
+    if len(sources) > 2:
+        raise ValueError(f'{len(sources)} encoders: expected one, or two to compare')
+    used = sources or (quick_model(), 'untrained')
+    opened = [untrained_twin(used[0]) if isinstance(source, str) and source == 'untrained' else shown(source) for source in used]
     said = lambda source: repr(str(source)) if isinstance(source, (str, Path)) else 'encoder'
     given = [*map(said, sources), f'image={image!r}' if isinstance(image, str) else 'image=image']
     explorer = AttentionExplorer(call='mimrepro.explorers.attention.explore_attention', given=given, image=encode_image(read_image(image, opened[0].sides)), ratio=ratio, seed=seed)
