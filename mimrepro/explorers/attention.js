@@ -49,6 +49,12 @@ function sameplace(cell, from, to) {
   return row * to[1] + column;
 }
 
+/** The visible patch nearest to a hidden one. */
+function nearestVisible(query, hidden, [rows, columns]) {
+  const gone = new Set(hidden), far = (cell) => Math.hypot(Math.floor(cell / columns) - Math.floor(query / columns), (cell % columns) - (query % columns));
+  return Array.from({ length: rows * columns }, (_, cell) => cell).filter((cell) => !gone.has(cell)).reduce((best, cell) => (far(cell) < far(best) ? cell : best));
+}
+
 /** Blocks that have been fetched: `get(model, block)` gives one, or null where this page has none. */
 function layerStore(model) {
   const known = new Map();
@@ -178,6 +184,7 @@ async function render({ model, el }) {
   });
   gridCursor(main, { move: (query) => set(model, { query, from_class: false }) }).to(model.get("query"));
   watch(["query", "from_class", "overlay", "hidden"], redraw);
+  watch(["masked"], () => model.get("masked") && model.get("hidden").includes(model.get("query")) && set(model, { query: nearestVisible(model.get("query"), model.get("hidden"), grid) }));
   watch(["block", "masked", "ratio", "seed"], soon(load));
   watch(["image"], async () => ((image = await bitmap(model.get("image"))), store.forget(), load()));
   el.classList.add("mim");

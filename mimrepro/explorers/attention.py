@@ -220,7 +220,7 @@ def picture(self: AttentionExplorer) -> Figure:
         images.append(crop_to(decode_image(self.image), one.sides))
     return draw_maps(images, rows, ['mean', *[f'head {i + 1}' for i in range(max(map(len, rows)) - 1)]], marked)
 
-# %% ../../nbs/40g_attention.ipynb #d3bb7e31
+# %% ../../nbs/40g_attention.ipynb #a2af4d9c
 def untrained_twin(run: str | Path,  # a run folder
                    ) -> Shown:
     "The encoder of a run as it was before the first step"
@@ -232,7 +232,7 @@ def untrained_twin(run: str | Path,  # a run folder
 
 
 def explore_attention(*sources: str | Path | nn.Module,  # one or two checkpoints, recipes or encoders, see `shown`; 'untrained': the first before training; none: a small MAE and its twin
-                      image='portrait',                  # see `read_image`
+                      image=None,                        # see `read_image`; None: a photograph, or a scene where images are small
                       block: int = -1,                   # counted from 0; -1: the last
                       query: int | None = None,          # patch, in reading order; None: the middle
                       masked: bool = False, from_class: bool = False, overlay: bool = False,  # hide patches; let the class token ask; draw over the image
@@ -244,6 +244,7 @@ def explore_attention(*sources: str | Path | nn.Module,  # one or two checkpoint
         raise ValueError(f'{len(sources)} encoders: expected one, or two to compare')
     used = sources or (quick_model(), 'untrained')
     opened = [untrained_twin(used[0]) if isinstance(source, str) and source == 'untrained' else shown(source) for source in used]
+    image = image if image is not None else 'scene:3' if max(opened[0].sides) < 100 else 'portrait'
     said = lambda source: repr(str(source)) if isinstance(source, (str, Path)) else 'encoder'
     given = [*map(said, sources), f'image={image!r}' if isinstance(image, str) else 'image=image']
     explorer = AttentionExplorer(call='mimrepro.explorers.attention.explore_attention', given=given, image=encode_image(read_image(image, opened[0].sides)), ratio=ratio, seed=seed)

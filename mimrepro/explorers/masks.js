@@ -60,7 +60,8 @@ function costNote(model, branches, masks) {
   const seeing = branches.filter((branch) => branch.shows !== "hidden"), n = masks[0].length;
   const count = (tokens) => seeing.reduce((sum, branch) => sum + operations(model, tokens(branch)), 0);
   const now = count((branch) => (branch.shows === "all" ? n : n - masks[branch.mask].reduce((a, b) => a + b, 0))), whole = count(() => n);
-  return `Forward pass of the encoders, at base size: ${giga(now)} an image instead of ${giga(whole)}.`;
+  const bare = model.get("dropped") && !model.get("live") ? " Your image is shown as it is: flips, shifts and colours need Jupyter." : "";
+  return `Forward pass of the encoders, at base size: ${giga(now)} an image instead of ${giga(whole)}.${bare}`;
 }
 
 /** The branches that are drawn: those of the method, one for each mask where it says so. */
