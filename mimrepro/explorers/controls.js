@@ -206,5 +206,11 @@ function imageInput(target, sides, use) {
   return element("label", { className: "control" }, element("span", {}, "Your image"), input);
 }
 
+/** For `imageInput`: make the reader's image the explorer's own, and say so in its call. */
+function takeImage(model) {
+  const others = () => model.get("given").filter((text) => !text.startsWith("image="));
+  return async (canvas, name) => set(model, { dropped: name, given: [...others(), `image=${literal(name)}`], image: await canvasPNG(canvas) });
+}
+
 /** The bytes of a canvas as a PNG. */
 const canvasPNG = (canvas) => new Promise((done) => canvas.toBlob(async (blob) => done(new DataView(await blob.arrayBuffer())), "image/png"));

@@ -74,6 +74,9 @@ function boxOf({ row, column, rows: tall = 1, columns: wide = 1 }, rows, columns
   return [x(column), y(row), x(column + wide) - x(column), y(row + tall) - y(row)];
 }
 
+/** A frame around a patch that is seen on every picture. */
+const framed = (cell, columns, colour) => [["#ffffff", 5], [colour, 2.5]].map(([stroke, width]) => ({ row: Math.floor(cell / columns), column: cell % columns, stroke, width }));
+
 const escapeXML = (text) => String(text).replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
 
 /** A picture as SVG elements: images stay images, marks become rectangles. */
