@@ -7,7 +7,8 @@ __all__ = ['sources', 'Task', 'units_of', 'tasks_of', 'still', 'asked', 'masking
            'statistics_for', 'pictures', 'targets_of', 'cell_errors', 'hidden_error', 'decoder_of', 'tensors_of',
            'pack']
 
-# %% ../nbs/40ga_painted.ipynb #1b40727e
+# %% ../nbs/40ga_painted.ipynb #758586de
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -51,7 +52,7 @@ def tasks_of(model: Method) -> list[Task]:
     sides = [model.cell(scale) for scale in model.scales] if hasattr(model, 'scales') else [model.encoder.patch_size]
     return [Task((height // side, width // side), side, kind, model.hog[0].bins if kind == 'hog' else 0) for side in sides]
 
-# %% ../nbs/40ga_painted.ipynb #6f87c17c
+# %% ../nbs/40ga_painted.ipynb #257b35f4
 def still(model: Method, hidden: Tensor) -> dict[str, Tensor]:
     "Draws under which one image is seen as it is, all but the units `hidden` (bool `U`)"
     draws = model.draw(1, torch.Generator().manual_seed(0))
@@ -61,9 +62,9 @@ def still(model: Method, hidden: Tensor) -> dict[str, Tensor]:
 
 @contextmanager
 def asked(model: Method, hidden: Tensor) -> Iterator[None]:
-    "The method with this many units hidden, asked about all patches where it can be; itself again afterwards"
+    "The method with this many units hidden, and itself again afterwards"
     ratio = max(0., 1 - (len(hidden) - int(hidden.sum()) + .5) / len(hidden))
-    new = dict(mask_ratio=ratio, loss_on='all', symmetric=False)
+    new = dict(mask_ratio=ratio, symmetric=False)
     old = {name: getattr(model, name) for name in new if hasattr(model, name)}
     try:
         for name in old:
@@ -80,7 +81,7 @@ def masking_of(model: Method, hidden: Tensor) -> Masking:
     patches = cell_patches((height, width), height // units_of(model)[0])
     return first_seen(torch.cat([patches[~hidden], patches[hidden]]).reshape(1, -1), int((~hidden).sum()) * patches.shape[1])
 
-# %% ../nbs/40ga_painted.ipynb #33408963
+# %% ../nbs/40ga_painted.ipynb #78314eeb
 def predict(model: Method,
             image: Tensor,   # uint8 `3 H W` of the encoder's size
             hidden: Tensor,  # bool `U`: units in reading order
@@ -90,7 +91,8 @@ def predict(model: Method,
         raise ValueError('a mask that hides everything leaves nothing to go by: let one unit be seen')
     height, width = model.crops[0].sides
     crop = F.pad(image[None].float(), (0, width - image.shape[2], 0, height - image.shape[1]), 'replicate').to(torch.uint8)
-    with frozen(model) as device, asked(model, hidden):
+    with frozen(model) as device, asked(model, hidden), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', r'(std|var_mean)\(\): degrees')  # of one image, of no patch
         draws = {name: d.to(device) for name, d in still(model, hidden).items()}
         aux = model(model.views(crop.expand(len(model.crops), -1, -1, -1)[None].to(device), draws), draws).aux
     if 'pred1' in aux:
@@ -106,7 +108,7 @@ def predict(model: Method,
     everything[torch.arange(len(everything)) if len(said) == len(everything) else m.hide[0]] = said
     return [everything]
 
-# %% ../nbs/40ga_painted.ipynb #ebf8c5b5
+# %% ../nbs/40ga_painted.ipynb #083398e1
 sources = {'near': 'the visible patches, the nearer the more', 'visible': 'the visible patches', 'true': 'the TRUE patches, which leaks the answer'}
 
 
@@ -114,8 +116,8 @@ def label_of(task: Task, statistics: str = 'near') -> str:
     "What a picture of a prediction shows"
     if statistics not in sources:
         raise ValueError(f'statistics={statistics!r}: expected one of {", ".join(map(repr, sources))}')
-    return {'hog': f'trained on histograms of oriented gradients in cells of {task.cell} pixels; drawn as strokes along edges', 'pixels': 'trained on raw pixels',
-            'norm_pixels': f'trained on normalised pixels; drawn with the mean and contrast of {sources[statistics]}'}[task.kind]
+    return {'hog': 'predicts histograms of oriented gradients; drawn as strokes along edges', 'pixels': 'predicts pixels',
+            'norm_pixels': f'predicts normalised pixels; drawn with the mean and contrast of {sources[statistics]}'}[task.kind]
 
 
 def shares(task: Task, hidden: Tensor, units: tuple[int, int]) -> Tensor:  # float `cells`
@@ -140,13 +142,13 @@ def statistics_for(task: Task, x: Tensor,  # normalised `1 3 H W`
     weight = weight / weight.sum(1, keepdim=True)
     return weight @ mean[~hidden, None], weight @ variance[~hidden, None]
 
-# %% ../nbs/40ga_painted.ipynb #e9326cfb
+# %% ../nbs/40ga_painted.ipynb #56eda454
 def pictures(task: Task, said: Tensor,  # `cells p*p*C`
              image: Tensor,             # uint8 `3 H W`
              hidden: Tensor, units: tuple[int, int],
              statistics: str = 'near',  # for normalised pixels: see `sources`
              ) -> dict[str, Tensor]:    # float `3 H W` in [0, 1]
-    "Original, masked, output and pasted; where the method was not asked, the output is grey"
+    "Original, masked, output and pasted; the output is grey where the method was not asked"
     x = normalise(image)[None]
     patches, hole = patchify(x, task.cell)[0], shares(task, hidden, units)[:, None] > 0
     if task.kind == 'norm_pixels':

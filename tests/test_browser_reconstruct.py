@@ -25,7 +25,7 @@ SCENES = {f'scene {i}': f'scene:{i}' for i in (3, 7)}
 @pytest.fixture(scope='session')
 def trained(tmp_path_factory):
     "A run folder of a small MAE that has learned for some seconds; kept in MIMREPRO_QUICK_MODEL where that is set"
-    return quick_model(os.environ.get('MIMREPRO_QUICK_MODEL') or str(tmp_path_factory.mktemp('runs') / 'mae'), epochs=1)
+    return quick_model(os.environ.get('MIMREPRO_QUICK_MODEL') or tmp_path_factory.mktemp('runs') / 'mae')
 
 
 @pytest.fixture(scope='session')

@@ -80,7 +80,7 @@ function cutout(sheet, columns, size, k) {
 function encoderRow(model, { name }, encoder, images) {
   const make = (title, lattice, label) => panel({ title, lattice, width: THUMBNAIL, label: `${name}: ${label}` });
   const own = make("same image", encoder.grid, "similarity of the patches of the query image"), near = Array.from({ length: SHOWN }, (_, i) => make("", encoder.grid, `neighbour ${i + 1}`));
-  const about = element("div", { className: "note" }), labels = model.get("labels");
+  const about = element("p", { className: "note" }), labels = model.get("labels");
   const box = (patch) => (patch === null ? [] : [{ row: Math.floor(patch / encoder.grid[1]), column: patch % encoder.grid[1], stroke: palette.orange, width: 2 }]);
   const draw = (query, patch) => {
     const found = nearest(encoder, images.length, query, patch), alike = found.filter(({ image }) => labels[image] && labels[image] === labels[query]).length;
@@ -100,7 +100,7 @@ function encoderRow(model, { name }, encoder, images) {
     about.textContent = labels[query] ? `${alike} of ${found.length} are of the class ${labels[query]}, like the query` : "";
     return { found, alike };
   };
-  const root = element("section", { "aria-label": name }, element("div", { className: "heading" }, name), about, element("div", { className: "panels" }, own.root, ...near.map((one) => one.root)));
+  const root = element("section", { "aria-label": name }, element("h3", {}, name), about, element("div", { className: "panels" }, own.root, ...near.map((one) => one.root)));
   return { root, near, panels: () => [own, ...near].filter((one) => !one.root.hidden), draw };
 }
 
@@ -118,17 +118,24 @@ async function render({ model, el }) {
   const gallery = panel({ title: "Choose an image", lattice: [Math.ceil(count / columns), columns], width: 330, focusable: true, label: `gallery of ${count} images; arrow keys move, Enter chooses` });
   const query = panel({ title: "Choose a patch", lattice: grid, width: 210, focusable: true, label: "the chosen image; arrow keys move, Enter chooses a patch" });
   const status = element("p", { className: "status", role: "status", "aria-live": "polite" });
+  const box = (place, across, stroke) => ({ row: Math.floor(place / across), column: place % across, stroke, width: 3 }), cursor = { image: null, patch: null };
+  const name = (image) => `image ${image} ${model.get("labels")[image] ?? ""}`, chosenPatch = () => (model.get("compare") === "patches" ? model.get("patch") : null);
+  const drawChoice = () => {
+    const marks = (across, chosen, at) => [...(chosen === null ? [] : [box(chosen, across, palette.orange)]), ...(at === null ? [] : [box(at, across, palette.sky)])];
+    gallery.show({ image: sheet, marks: marks(columns, model.get("query"), cursor.image) });
+    query.show({ image: images[model.get("query")], marks: marks(grid[1], chosenPatch(), cursor.patch) });
+    query.caption(name(model.get("query")));
+  };
   const draw = () => {
-    const chosen = model.get("query"), patch = model.get("compare") === "patches" ? model.get("patch") : null, started = performance.now();
-    gallery.show({ image: sheet, marks: [{ row: Math.floor(chosen / columns), column: chosen % columns, stroke: palette.orange, width: 4 }] });
-    query.show({ image: images[chosen], marks: patch === null ? [] : [{ row: Math.floor(patch / grid[1]), column: patch % grid[1], stroke: palette.orange, width: 3 }] });
-    query.caption(`image ${chosen} ${model.get("labels")[chosen] ?? ""}`);
+    const chosen = model.get("query"), patch = chosenPatch(), started = performance.now();
+    drawChoice();
     const found = rows.map((row, k) => row.draw(chosen, patch === null ? null : samePlace(patch, grid, encoders[k].grid)));
     status.textContent = neighbourWords(model, rows, found);
     Object.assign(el.dataset, { found: JSON.stringify(found.map((one) => one.found.map(({ image }) => image))), draws: 1 + Number(el.dataset.draws ?? 0), lag: performance.now() - started });
   };
-  gridCursor(gallery, { press: (image) => image < count && set(model, { query: image }) });
-  gridCursor(query, { press: (patch) => set(model, { patch, compare: "patches" }) });
+  const move = (what, place, words) => ((cursor[what] = place), drawChoice(), (status.textContent = words));
+  gridCursor(gallery, { move: (image) => image < count && move("image", image, `On ${name(image)}.`), press: (image) => image < count && set(model, { query: image }) });
+  gridCursor(query, { move: (patch) => move("patch", patch, `On row ${Math.floor(patch / grid[1]) + 1}, column ${(patch % grid[1]) + 1}.`), press: (patch) => set(model, { patch, compare: "patches" }) });
   rows.forEach((row) => row.near.forEach((one, i) => one.canvas.addEventListener("click", () => set(model, { query: JSON.parse(el.dataset.found)[rows.indexOf(row)][i] }))));
   watch(["query", "patch", "compare"], soon(draw));
   el.classList.add("mim");

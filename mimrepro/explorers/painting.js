@@ -28,9 +28,9 @@ function unitsBetween(from, to, columns) {
   return Array.from({ length: steps + 1 }, (_, k) => Math.round(y + ((v - y) * k) / steps) * columns + Math.round(x + ((u - x) * k) / steps));
 }
 
-/** What is painted on: the image with its hidden units grey. `paint(hidden)` is called when the reader changed the mask. */
+/** What is painted on: the image with its hidden units grey. `paint(hidden)`, if any, is called when the reader changes the mask. */
 function easel(model, units, move, paint) {
-  const view = panel({ title: "Paint here", lattice: units, width: 300, focusable: true, label: `mask of ${units[0]} by ${units[1]} patches; arrow keys move, space hides or shows, dragging paints` });
+  const view = panel({ title: paint ? "Paint here: drag to hide or show" : "mask", lattice: units, width: 300, focusable: true, label: `mask of ${units[0]} by ${units[1]} patches; arrow keys move, space hides or shows, dragging paints` });
   let hide = 1, last = 0;
   const press = (unit, first) => {
     const hidden = currentMask(model);
@@ -40,7 +40,7 @@ function easel(model, units, move, paint) {
     if (hidden.every(Boolean)) hidden[unit] = 0; // one has to be seen
     paint(hidden);
   };
-  gridCursor(view, { move, press });
+  gridCursor(view, paint ? { move, press } : { move });
   return view;
 }
 

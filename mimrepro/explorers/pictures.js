@@ -113,6 +113,13 @@ function hiddenMean(errors, shares) {
   return weight ? sum / weight : NaN;
 }
 
+/** The mean squared error of answering each cell with the mean of all. */
+function errorOfMean(target, count) {
+  const numbers = target.length / count, mean = new Float64Array(numbers);
+  target.forEach((value, i) => (mean[i % numbers] += value / count));
+  return target.reduce((sum, value, i) => sum + (value - mean[i % numbers]) ** 2, 0) / target.length;
+}
+
 /**
  * Histograms of oriented gradients: in each cell a stroke per orientation, along the edge, as long as its share.
  * @param {Float32Array} histograms cells × channels·bins

@@ -107,8 +107,10 @@ function errorWords(errors, shares, scene, task) {
 
 /** One model: its heading and its panels. `refresh(scene)` asks where need be, draws, and gives the mean error of each task. */
 function sideView(model, side, k, units) {
-  const answer = answerer(model, side, k), views = side.tasks.map((task) => taskView(side, task, units, side.tasks.length > 1 ? 132 : 192));
-  const about = element("div", { className: "note" }), rows = views.map((view) => element("div", { className: "panels" }, ...view.panels.map((one) => one.root)));
+  const answer = answerer(model, side, k), views = side.tasks.map((task) => taskView(side, task, units, side.tasks.length > 1 ? 150 : 200));
+  const about = element("p", { className: "note" }), panels = views.flatMap((view) => view.panels), several = views.length > 1;
+  const lines = several ? [0, 1, 2].map((row) => views.map((view) => view.panels[row])) : [panels]; // a column for each task
+  const rows = lines.map((line) => element("div", { className: "panels" }, ...line.map((one) => one.root)));
   let known = null, numbers;
   const refresh = async (scene) => {
     const pixels = pixelsOf(model, side, scene.own), question = maskText(scene.hidden) + pixels.join();
@@ -117,8 +119,8 @@ function sideView(model, side, k, units) {
     about.textContent = side.about[scene.statistics];
     return readAnswer(side, numbers, pixels).map((one, i) => views[i].fill(one, { ...scene, seen }));
   };
-  const root = element("section", { "aria-label": side.name }, element("div", { className: "heading" }, side.name), about, ...rows);
-  return { root, panels: views.flatMap((view) => view.panels), refresh, point: (scene) => views.forEach((view) => view.point(scene)) };
+  const root = element("section", { "aria-label": side.name }, element("h3", {}, side.name), about, ...rows);
+  return { root, panels, refresh, point: (scene) => views.forEach((view) => view.point(scene)) };
 }
 
 /** What is seen and what is under the cursor, in words. */
@@ -174,7 +176,7 @@ async function render({ model, el }) {
     status.textContent = sceneWords(scene, sides, means);
   };
   const point = (unit) => ((scene.cursor = unit), drawBoards(original, board, scene), say());
-  const board = easel(model, units, point, paintable ? paint : () => {});
+  const board = easel(model, units, point, paintable ? paint : null);
   const answerAll = latest(async () => {
     await new Promise(requestAnimationFrame); // the mask is drawn first
     const now = { ...scene };
@@ -193,7 +195,7 @@ async function render({ model, el }) {
   watch(["image"], refresh);
   el.classList.add("mim");
   el.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys stay away
-  stage.append(element("div", {}, board.root, original.root), element("div", {}, ...views.map((view) => view.root)));
+  stage.append(element("div", { className: "boards" }, board.root, original.root), element("div", { className: "sides" }, ...views.map((view) => view.root), element("p", { className: "note" }, "Errors are squared differences; the brightest colour is no better than answering every patch with the mean of the image. Grey: visible, or not asked.")));
   const panels = () => [original, board, ...views.flatMap((view) => view.panels)];
   el.replaceChildren(...headOf(model, watch, stage, paintable, paint), stage, status, toolbar(model, watch, { panels, name: "reconstruct" }));
   await refresh();
