@@ -142,20 +142,20 @@ def statistics_for(task: Task, x: Tensor,  # normalised `1 3 H W`
     weight = weight / weight.sum(1, keepdim=True)
     return weight @ mean[~hidden, None], weight @ variance[~hidden, None]
 
-# %% ../nbs/40ga_painted.ipynb #56eda454
+# %% ../nbs/40ga_painted.ipynb #8c29ce75
 def pictures(task: Task, said: Tensor,  # `cells p*p*C`
              image: Tensor,             # uint8 `3 H W`
              hidden: Tensor, units: tuple[int, int],
              statistics: str = 'near',  # for normalised pixels: see `sources`
              ) -> dict[str, Tensor]:    # float `3 H W` in [0, 1]
-    "Original, masked, output and pasted; the output is grey where the method was not asked"
+    "Original, masked, output and pasted; grey is hidden, and in the output what the method was not asked for"
     x = normalise(image)[None]
     patches, hole = patchify(x, task.cell)[0], shares(task, hidden, units)[:, None] > 0
     if task.kind == 'norm_pixels':
         mean, variance = statistics_for(task, x, hidden, units, statistics)
         said = said * (variance + NORM_EPS).sqrt() + mean
-    draw = lambda p: denormalise(unpatchify(p[None], task.grid, task.cell)[0])
-    return dict(original=draw(patches), masked=draw(patches * ~hole), output=draw(said.nan_to_num(0.)), pasted=draw(torch.where(hole, said, patches)))
+    draw = lambda p: denormalise(unpatchify(p[None], task.grid, task.cell)[0]).nan_to_num(.62)
+    return dict(original=draw(patches), masked=draw(patches.where(~hole, torch.nan)), output=draw(said), pasted=draw(said.where(hole, patches)))
 
 
 def targets_of(model: Method, image: Tensor) -> list[Tensor]:  # per task `cells numbers`
