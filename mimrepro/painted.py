@@ -81,7 +81,7 @@ def masking_of(model: Method, hidden: Tensor) -> Masking:
     patches = cell_patches((height, width), height // units_of(model)[0])
     return first_seen(torch.cat([patches[~hidden], patches[hidden]]).reshape(1, -1), int((~hidden).sum()) * patches.shape[1])
 
-# %% ../nbs/40ga_painted.ipynb #78314eeb
+# %% ../nbs/40ga_painted.ipynb #5c89cd22
 def predict(model: Method,
             image: Tensor,   # uint8 `3 H W` of the encoder's size
             hidden: Tensor,  # bool `U`: units in reading order
@@ -91,9 +91,10 @@ def predict(model: Method,
         raise ValueError('a mask that hides everything leaves nothing to go by: let one unit be seen')
     height, width = model.crops[0].sides
     crop = F.pad(image[None].float(), (0, width - image.shape[2], 0, height - image.shape[1]), 'replicate').to(torch.uint8)
+    draws = still(model, hidden)
     with frozen(model) as device, asked(model, hidden), warnings.catch_warnings():
         warnings.filterwarnings('ignore', r'(std|var_mean)\(\): degrees')  # of one image, of no patch
-        draws = {name: d.to(device) for name, d in still(model, hidden).items()}
+        draws = {name: d.to(device) for name, d in draws.items()}
         aux = model(model.views(crop.expand(len(model.crops), -1, -1, -1)[None].to(device), draws), draws).aux
     if 'pred1' in aux:
         return [aux[f'pred{k + 1}'][0].float().cpu() for k in range(len(tasks_of(model)))]

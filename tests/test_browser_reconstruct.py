@@ -191,7 +191,7 @@ def test_neighbours_page(open_page, shot, mae):
         tab.keyboard.press(key)
     tab.wait_for_function('document.querySelector(".mim").dataset.draws >= 2')
     assert found()[0] == nearest_images(explorer.found['trained'][0], 1, 8)[1].tolist()
-    tab.locator('canvas[aria-label^="the chosen image"]').click(position=dict(x=210 * 3.5 / 8, y=210 * 4.5 / 8))
+    tab.locator('canvas[aria-label^="the chosen image"]').click(position=dict(x=240 * 3.5 / 8, y=240 * 4.5 / 8))
     tab.wait_for_function('document.querySelector(".mim").dataset.draws >= 3')
     scores, near, places = nearest_patches(explorer.found['trained'][1], 1, 4 * 8 + 3, 29)
     same = dict(zip(near.tolist(), scores.tolist()))

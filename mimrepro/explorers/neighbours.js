@@ -1,6 +1,6 @@
 // The embedding explorer: which images, and which patches of other images, are near to the chosen one in an encoder's features.
 
-const THUMBNAIL = 104, SHOWN = 8; // side in pixels, and number, of the neighbours drawn
+const THUMBNAIL = 108, SHOWN = 8; // side in pixels, and number, of the neighbours drawn
 
 /**
  * Vectors of length 1.
@@ -106,22 +106,23 @@ function encoderRow(model, { name }, encoder, images) {
 
 /** What is chosen and what was found, in words. */
 function neighbourWords(model, rows, found) {
-  const labels = model.get("labels"), query = model.get("query"), whole = model.get("compare") === "images";
+  const labels = model.get("labels"), query = model.get("query"), patch = model.get("patch"), [, columns] = model.get("encoders")[0].grid;
+  const what = model.get("compare") === "images" ? "as a whole" : `its patch in row ${Math.floor(patch / columns) + 1}, column ${(patch % columns) + 1}`;
   const first = model.get("encoders").map(({ name }, k) => `${name}: image ${found[k].found[0]?.image} ${labels[found[k].found[0]?.image] ?? ""}`).join("; ");
-  return `Image ${query} ${labels[query] ?? ""}, ${whole ? "as a whole" : `patch ${model.get("patch")}`}. Nearest by ${first}.`;
+  return `Image ${query} ${labels[query] ?? ""}, ${what}. Nearest by ${first}.`;
 }
 
 async function render({ model, el }) {
   const watch = watcher(model), size = model.get("size"), columns = model.get("columns"), count = model.get("labels").length, grid = model.get("encoders")[0].grid;
   const sheet = await bitmap(model.get("image")), images = Array.from({ length: count }, (_, k) => cutout(sheet, columns, size, k));
   const encoders = model.get("encoders").map((one) => readEncoder(model, one)), rows = encoders.map((one, k) => encoderRow(model, model.get("encoders")[k], one, images));
-  const gallery = panel({ title: "Choose an image", lattice: [Math.ceil(count / columns), columns], width: 330, focusable: true, label: `gallery of ${count} images; arrow keys move, Enter chooses` });
-  const query = panel({ title: "Choose a patch", lattice: grid, width: 210, focusable: true, label: "the chosen image; arrow keys move, Enter chooses a patch" });
+  const gallery = panel({ title: "Choose an image", lattice: [Math.ceil(count / columns), columns], width: 400, focusable: true, label: `gallery of ${count} images; arrow keys move, Enter chooses` });
+  const query = panel({ title: "Choose a patch", lattice: grid, width: 240, focusable: true, label: "the chosen image; arrow keys move, Enter chooses a patch" });
   const status = element("p", { className: "status", role: "status", "aria-live": "polite" });
   const box = (place, across, stroke) => ({ row: Math.floor(place / across), column: place % across, stroke, width: 3 }), cursor = { image: null, patch: null };
   const name = (image) => `image ${image} ${model.get("labels")[image] ?? ""}`, chosenPatch = () => (model.get("compare") === "patches" ? model.get("patch") : null);
   const drawChoice = () => {
-    const marks = (across, chosen, at) => [...(chosen === null ? [] : [box(chosen, across, palette.orange)]), ...(at === null ? [] : [box(at, across, palette.sky)])];
+    const marks = (across, chosen, at) => [[at, palette.sky], [chosen, palette.orange]].filter(([place]) => place !== null).map(([place, stroke]) => box(place, across, stroke));
     gallery.show({ image: sheet, marks: marks(columns, model.get("query"), cursor.image) });
     query.show({ image: images[model.get("query")], marks: marks(grid[1], chosenPatch(), cursor.patch) });
     query.caption(name(model.get("query")));

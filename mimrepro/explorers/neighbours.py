@@ -69,7 +69,7 @@ def to_bytes(vectors: Tensor,  # `.. D`
     "Each vector divided by its largest number, in steps of 1/127"
     return (vectors / vectors.abs().amax(-1, keepdim=True).clamp(min=1e-12) * 127).round().to(torch.int8)
 
-# %% ../../nbs/40i_neighbours.ipynb #2c19bc1b
+# %% ../../nbs/40i_neighbours.ipynb #428bc963
 class NeighbourExplorer(Explorer):
     "Click an image or a patch, see what encoders find near"
     scripts, title = ('vit.js', 'neighbours.js'), 'Embedding explorer'
@@ -102,7 +102,7 @@ class NeighbourExplorer(Explorer):
 def sheet_of(images: Tensor, columns: int) -> Tensor:  # uint8 `3 H W`
     "All images in rows"
     rows = -(-len(images) // columns)
-    full = torch.cat([images, images.new_full((rows * columns - len(images), *images.shape[1:]), 255)])
+    full = torch.cat([images, images.new_full((rows * columns - len(images), *images.shape[1:]), 158)])
     return full.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
 
 # %% ../../nbs/40i_neighbours.ipynb #a5d086f7

@@ -1,5 +1,7 @@
 // The reconstruction explorer: paint a mask, and see what one or two models make of the rest.
 
+const WIDTH = 200; // of a model's panels, in pixels
+
 /** The pixels that a side sees: height × width × 3, of a built-in image or of the reader's own (a bitmap). */
 function pixelsOf(model, side, own) {
   const [height, width] = side.size, count = height * width * 3, shown = model.get("shown");
@@ -44,8 +46,8 @@ function readAnswer(side, numbers, pixels) {
 }
 
 /** The panels of one task of one side: `fill(answer, scene)` draws them, `point(scene)` moves the cursor. */
-function taskView(side, task, units, width) {
-  const several = side.tasks.length > 1, make = (title, label) => panel({ title, lattice: units, width, label: `${side.name}: ${label}` });
+function taskView(side, task, units) {
+  const several = side.tasks.length > 1, make = (title, label) => panel({ title, lattice: units, width: WIDTH, label: `${side.name}: ${label}` });
   const pictures = several ? [make(`target ${task.grid[0]} × ${task.grid[1]}`, "what it should say")] : [];
   pictures.push(make("output", "what it says"));
   if (!several) pictures.push(make("pasted", "what it says, pasted into the visible patches"));
@@ -58,7 +60,7 @@ function taskView(side, task, units, width) {
   const fill = (answer, scene) => {
     shares = maskAt(scene.hidden, units, task.grid);
     errors = cellErrors(answer.said, answer.target, shares.length);
-    const drawn = task.kind === "hog" ? strokePictures(task, answer, shares, width) : pixelPictures(task, answer, scene, shares, several);
+    const drawn = task.kind === "hog" ? strokePictures(task, answer, shares) : pixelPictures(task, answer, scene, shares, several);
     pictures.forEach((one, i) => one.show({ image: drawn[i] }));
     panels.at(-1).show({ image: errorPicture(errors, shares, answer, task) });
     point(scene);
@@ -83,9 +85,9 @@ function pixelPictures(task, answer, scene, shares, several) {
 }
 
 /** Target and output as strokes, those of visible cells pale. */
-function strokePictures(task, answer, shares, width) {
+function strokePictures(task, answer, shares) {
   return [answer.target, answer.said].map((histograms) => {
-    const canvas = newCanvas(2 * width, (2 * width * task.grid[0]) / task.grid[1]), context = canvas.getContext("2d");
+    const canvas = newCanvas(3 * WIDTH, (3 * WIDTH * task.grid[0]) / task.grid[1]), context = canvas.getContext("2d");
     context.fillStyle = "#ffffff";
     context.fillRect(0, 0, canvas.width, canvas.height);
     drawStrokes(context, histograms, task.grid, task.bins, canvas.width, (cell) => (shares[cell] > 0 ? "#10131a" : "#b9bec7"));
@@ -107,10 +109,10 @@ function errorWords(errors, shares, scene, task) {
 
 /** One model: its heading and its panels. `refresh(scene)` asks where need be, draws, and gives the mean error of each task. */
 function sideView(model, side, k, units) {
-  const answer = answerer(model, side, k), views = side.tasks.map((task) => taskView(side, task, units, side.tasks.length > 1 ? 150 : 200));
+  const answer = answerer(model, side, k), views = side.tasks.map((task) => taskView(side, task, units));
   const about = element("p", { className: "note" }), panels = views.flatMap((view) => view.panels), several = views.length > 1;
   const lines = several ? [0, 1, 2].map((row) => views.map((view) => view.panels[row])) : [panels]; // a column for each task
-  const rows = lines.map((line) => element("div", { className: "panels" }, ...line.map((one) => one.root)));
+  const rows = lines.map((line) => element("div", { className: several ? "tasks" : "panels" }, ...line.map((one) => one.root)));
   let known = null, numbers;
   const refresh = async (scene) => {
     const pixels = pixelsOf(model, side, scene.own), question = maskText(scene.hidden) + pixels.join();

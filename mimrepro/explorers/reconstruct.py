@@ -72,7 +72,7 @@ def side_of(name: str, model: Method, pixels: int) -> dict:
     return dict(name=name, size=list(image_size(model.encoder)), pixels=pixels, everywhere=getattr(model, 'loss_on', 'hidden') == 'all' or len(tasks) > 1, about={s: about(s) for s in sources},
                 tasks=[dict(grid=list(t.grid), cell=t.cell, kind=t.kind, bins=t.bins, numbers=numbers(t)) for t in tasks])
 
-# %% ../../nbs/40h_reconstruct.ipynb #7e3c6fa5
+# %% ../../nbs/40h_reconstruct.ipynb #d6a41d09
 SEEDS, LARGEST = 32, 40e6  # masks to draw; bytes of weights that a page may carry
 
 
@@ -96,6 +96,8 @@ class ReconstructionExplorer(Explorer):
         self.models, units = models, shared_units(list(models.values()))
         sides, pixels = [], b''
         for name, model in models.items():
+            grid = units_of(model)
+            predict(model, torch.zeros(3, *image_size(model.encoder), dtype=torch.uint8), torch.arange(grid[0] * grid[1]) > 0)  # a method that predicts nothing is refused here
             sides.append(side_of(name, model, len(pixels)))
             pixels += b''.join(read_image(image, image_size(model.encoder)).movedim(0, -1).numpy().tobytes() for image in images.values())
         coarse = next(model for model in models.values() if units_of(model) == units)
@@ -202,7 +204,7 @@ def draw_task(axes, task: Task, said: Tensor, target: Tensor, image: Tensor, hid
     for ax, title in zip(axes, [f'{names[0]} {task.grid[0]}x{task.grid[1]}' if several else names[0], names[1], f'error, mean {hidden_error(errors, share):.3f}']):
         ax.set_title(title, fontsize=8)
 
-# %% ../../nbs/40h_reconstruct.ipynb #fb2f3efa
+# %% ../../nbs/40h_reconstruct.ipynb #f6523ade
 @patch
 def picture(self: ReconstructionExplorer) -> Figure:
     "The present state as a figure"
@@ -213,7 +215,7 @@ def picture(self: ReconstructionExplorer) -> Figure:
     for k, name, model, tasks in sides:
         image, hidden, units = self.photo(k), own_mask(model, painted, tuple(self.units)), units_of(model)
         hole = shares(Task(units, 1, ''), hidden, units).view(1, *units).repeat_interleave(image.shape[1] // units[0], 1).repeat_interleave(image.shape[1] // units[0], 2)
-        axes[row, 0].imshow(image.movedim(0, -1)), axes[row, 1].imshow(image.where(hole == 0, torch.tensor(155, dtype=torch.uint8)).movedim(0, -1))
+        axes[row, 0].imshow(image.movedim(0, -1)), axes[row, 1].imshow(image.where(hole == 0, torch.tensor(158, dtype=torch.uint8)).movedim(0, -1))
         axes[row, 0].set_title(name, fontsize=8), axes[row, 1].set_title(f'{int(hidden.sum())} of {len(hidden)} hidden', fontsize=8)
         axes[row, 2].set_xlabel('; '.join(dict.fromkeys(label_of(task, self.statistics) for task in tasks)), fontsize=7)
         for task, said, target in zip(tasks, predict(model, image, hidden), targets_of(model, image)):
