@@ -6,11 +6,12 @@ import os
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_browser import browser, in_kernel, jupyter, open_notebook, open_page, pytestmark, shot, tab  # noqa: F401  fixtures
 
-from mimrepro.explorers.host import script
+from mimrepro.explorers.host import quick_model, script
 from mimrepro.explorers.neighbours import NeighbourExplorer, nearest_images, nearest_patches
-from mimrepro.explorers.reconstruct import ReconstructionExplorer, mask_text, quick_model
+from mimrepro.explorers.reconstruct import ReconstructionExplorer, mask_text
 from mimrepro.features import image_size
 from mimrepro.method import build, recipe_named
 from mimrepro.painted import masking_of, pack, pictures, predict, tasks_of
@@ -19,6 +20,7 @@ from mimrepro.scenes import Scenes
 from mimrepro.views import normalise
 from mimrepro.weights import load_pretrained
 
+THEME = os.environ.get('MIMREPRO_LAB_THEME', 'JupyterLab Light')
 SCENES = {f'scene {i}': f'scene:{i}' for i in (3, 7)}
 
 
@@ -124,7 +126,7 @@ def test_page_paints_and_follows(open_page, shot, mae):
     assert 'column 1 is' in tab.inner_text('.mim p.status') != before
 
 
-def test_page_controls(open_page):
+def test_page_controls(open_page, tmp_path):
     "A drawn mask is the method's own for that seed; statistics change pictures and their words; an image of the reader's own is taken"
     mae = build(recipe_named('mae/demo'))
     tab = open_page(ReconstructionExplorer({'MAE': mae}, SCENES, call='mimrepro.explorers.reconstruct.explore_reconstruct'), '#seed=5&ratio=0.5')
@@ -136,9 +138,16 @@ def test_page_controls(open_page):
     assert 'nothing is hidden' in tab.inner_text('.mim')
     tab.get_by_role('button', name='New mask').click()
     wait_drawn(tab, drawn_mask(mae, 6, .5))
-    with tab.expect_download() as saved:
-        tab.get_by_role('button', name='SVG').click()
-    assert '<svg' in open(saved.value.path()).read()
+    for name, start in [('SVG', b'<svg'), ('PNG', b'\x89PNG')]:
+        with tab.expect_download() as saved:
+            tab.get_by_role('button', name=name).click()
+        assert open(saved.value.path(), 'rb').read().startswith(start)
+    red = np.full((40, 60, 3), (255, 0, 0), np.uint8)
+    Image.fromarray(red).save(tmp_path / 'red.png')
+    tab.set_input_files('input[type="file"]', tmp_path / 'red.png')
+    tab.wait_for_function('() => document.querySelector("select[name=shown]").selectedOptions[0].textContent === "yours"')
+    tab.wait_for_function('c => document.querySelector(c).getContext("2d").getImageData(100, 100, 1, 1).data.join() === "255,0,0,255"', arg='canvas[aria-label="original"]')
+    assert "image='red.png'" in tab.locator('.mim pre').text_content()
 
 
 def drawn_mask(model, seed: int, ratio: float) -> str:
@@ -163,12 +172,12 @@ def test_page_of_another_method_says_so(open_page, shot):
 def test_jupyter_paints(open_notebook, shot, trained):
     "In JupyterLab the kernel answers, in time, and knows what was painted"
     tab = open_notebook('from mimrepro.explorers.reconstruct import explore_reconstruct\n'
-                        f'e = explore_reconstruct({str(trained)!r}, "untrained")\ne')
+                        f'e = explore_reconstruct({str(trained)!r}, "untrained")\ne', theme=THEME)
     wait_drawn(tab)
     median = paint_slowly(tab)
     print(f'JupyterLab: a drag to the new reconstruction {median:.0f} ms')
     assert median < 500
-    shot(tab, 'reconstruct-lab')
+    shot(tab, 'reconstruct-lab-dark' if 'Dark' in THEME else 'reconstruct-lab')
     now = tab.evaluate('document.querySelector(".mim").dataset.drawn')
     assert in_kernel(tab, 'e.hidden') == now
     assert in_kernel(tab, 'type(e.picture()).__name__') == 'Figure'
@@ -181,7 +190,7 @@ def test_neighbours_page(open_page, shot, mae):
     explorer = NeighbourExplorer({'trained': mae.encoder, 'pixels': None}, images, names, call='mimrepro.explorers.neighbours.explore_neighbours', query=2)
     tab = open_page(explorer)
     found = lambda: json.loads(tab.evaluate('document.querySelector(".mim").dataset.found'))
-    tab.wait_for_function('document.querySelector(".mim").dataset.found')
+    tab.wait_for_function('() => document.querySelector(".mim").dataset.found')
     for got, (whole, parts, grid) in zip(found(), explorer.found.values()):
         assert got == nearest_images(whole, 2, 8)[1].tolist()
     shot(tab, 'neighbours-page')
@@ -189,10 +198,10 @@ def test_neighbours_page(open_page, shot, mae):
     gallery.focus()
     for key in ('Home', 'ArrowRight', 'Enter'):
         tab.keyboard.press(key)
-    tab.wait_for_function('document.querySelector(".mim").dataset.draws >= 2')
+    tab.wait_for_function('() => document.querySelector(".mim").dataset.draws >= 2')
     assert found()[0] == nearest_images(explorer.found['trained'][0], 1, 8)[1].tolist()
     tab.locator('canvas[aria-label^="the chosen image"]').click(position=dict(x=240 * 3.5 / 8, y=240 * 4.5 / 8))
-    tab.wait_for_function('document.querySelector(".mim").dataset.draws >= 3')
+    tab.wait_for_function('() => document.querySelector(".mim").dataset.draws >= 3')
     scores, near, places = nearest_patches(explorer.found['trained'][1], 1, 4 * 8 + 3, 29)
     same = dict(zip(near.tolist(), scores.tolist()))
     assert abs(sum(same[i] for i in found()[0]) - scores[:8].sum()) < .02     # 8-bit patches may exchange near ties
@@ -202,10 +211,10 @@ def test_neighbours_page(open_page, shot, mae):
 
 def test_neighbours_in_jupyter(open_notebook, shot, trained):
     tab = open_notebook(f'from mimrepro.explorers.neighbours import explore_neighbours\ne = explore_neighbours({str(trained)!r}, count=24)\ne')
-    tab.wait_for_function('document.querySelector(".mim").dataset.found')
+    tab.wait_for_function('() => document.querySelector(".mim").dataset.found')
     tab.locator('canvas[aria-label^="gallery"]').focus()
     for key in ('End', 'Enter'):
         tab.keyboard.press(key)
-    tab.wait_for_function('document.querySelector(".mim").dataset.draws >= 2')
+    tab.wait_for_function('() => document.querySelector(".mim").dataset.draws >= 2')
     shot(tab, 'neighbours-lab')
     assert in_kernel(tab, 'e.query') == '7'

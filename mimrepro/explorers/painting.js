@@ -12,7 +12,7 @@ const readMask = (text, count) => Uint8Array.from({ length: count }, (_, i) => (
 
 /** The mask that a seed draws: all units but the first of its order. `ranks`: seeds × units, 16 bits each. */
 function drawnMask(ranks, seed, ratio, count) {
-  const order = new DataView(ranks.buffer, ranks.byteOffset), visible = Math.max(1, Math.floor(count * (1 - ratio) + 1e-9));
+  const order = new DataView(ranks.buffer, ranks.byteOffset), visible = Math.max(1, Math.floor(count * (1 - ratio)));
   return Uint8Array.from({ length: count }, (_, i) => Number(order.getUint16(2 * (seed * count + i), true) >= visible));
 }
 
