@@ -1,169 +1,19 @@
 "Explorers in a real browser: as a page without a kernel, and in JupyterLab with one"
-import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
+import re
 from pathlib import Path
-from shutil import which
 
 import pytest
+import torch
+from browsing import in_kernel, milliseconds_to_redraw
 
-sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: pip install playwright')
-CHROMIUM = os.environ.get('MIMREPRO_CHROMIUM') or which('chromium') or which('chromium-browser') or which('google-chrome')
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason='no chromium found: install it, or set MIMREPRO_CHROMIUM')]
+from mimrepro.explorers.attention import explore_attention
+from mimrepro.explorers.host import script
+from mimrepro.explorers.masks import explore_masks, masks_of
+from mimrepro.extrema import ExtremaEncoder
+from mimrepro.swin import SwinEncoder
+from mimrepro.vit import Encoder
 
-ROOT = Path(__file__).parent.parent
-ALLOWED = ('file:', 'data:', 'blob:', 'about:', 'http://127.0.0.1', 'ws://127.0.0.1')
-
-
-@pytest.fixture(scope='session')
-def browser():
-    "Debian's chromium, without a window"
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def tab(browser):
-    "A fresh tab that, at the end, must have had no error and asked nobody outside for anything"
-    context = browser.new_context(viewport=dict(width=1240, height=900), accept_downloads=True, permissions=['clipboard-read', 'clipboard-write'])
-    page, errors, outside = context.new_page(), [], []
-    page.on('pageerror', lambda error: errors.append(str(error)))
-    page.on('console', lambda message: errors.append(message.text) if message.type == 'error' and 'WebSocket' not in message.text else None)  # JupyterLab connects again by itself
-    page.on('request', lambda request: outside.append(request.url) if not request.url.startswith(ALLOWED) else None)
-    page.set_default_timeout(30_000)
-    yield page
-    context.close()
-    assert not errors and not outside, (errors, outside)
-
-
-@pytest.fixture
-def shot(tmp_path, request):
-    "Save a screenshot as NAME.png in the folder MIMREPRO_SHOTS, or in the test's own"
-    folder = Path(os.environ.get('MIMREPRO_SHOTS') or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def save(page, name: str, dark: bool = False):
-        page.emulate_media(color_scheme='dark' if dark else 'light')
-        page.screenshot(path=folder / f'{name}.png', full_page=True)
-        page.emulate_media(color_scheme='light')
-    return save
-
-
-@pytest.fixture
-def open_page(tab, tmp_path):
-    "Write an explorer's page, open it by file://, wait until it is drawn"
-    def opened(explorer, address: str = ''):
-        path = tmp_path / 'page.html'
-        path.write_text(explorer.to_html())
-        tab.goto(f'file://{path}{address}')
-        tab.wait_for_selector('.mim canvas')
-        return tab
-    return opened
-
-
-@pytest.fixture(scope='session')
-def jupyter(tmp_path_factory):
-    "A JupyterLab server: its address and the folder it shows"
-    folder = tmp_path_factory.mktemp('lab')
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    settings = dict(IdentityProvider=dict(token=''), ServerApp=dict(password='', disable_check_xsrf=True))
-    (folder / 'jupyter_server_config.json').write_text(json.dumps(settings))
-    environment = os.environ | {'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}', 'OMP_NUM_THREADS': '1', 'JUPYTER_CONFIG_DIR': str(folder), 'JUPYTERLAB_SETTINGS_DIR': str(folder / 'settings')}
-    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', f'--notebook-dir={folder}', '--ServerApp.port_retries=0']
-    address = f'http://127.0.0.1:{port}'
-    with open(folder / 'server.log', 'w') as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        try:
-            wait_for(f'{address}/api/status', server, folder / 'server.log')
-            yield address, folder
-        finally:
-            server.terminate()
-            server.wait(20)
-
-
-def wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float = 60):
-    "Return once a server answers"
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            return urllib.request.urlopen(address, timeout=2).read()
-        except OSError:
-            time.sleep(.2)
-    raise RuntimeError(f'no server at {address}:\n{log.read_text()[-2000:]}')
-
-
-def choose(folder: Path, plugin: str, **settings):
-    "Settings of JupyterLab, by its own files"
-    path = folder / 'settings' / '@jupyterlab' / f'{plugin}.jupyterlab-settings'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings))
-
-
-@pytest.fixture
-def open_notebook(tab, jupyter, shot):
-    "Make a notebook of some cells, open it in JupyterLab, run it all, wait until an explorer is drawn"
-    def opened(*cells: str, theme: str = 'JupyterLab Light'):
-        address, folder = jupyter
-        choose(folder, 'apputils-extension/themes', theme=theme)
-        choose(folder, 'apputils-extension/notification', fetchNews='false', checkForUpdates=False)
-        choose(folder, 'notebook-extension/tracker', autoStartDefaultKernel=True)
-        cell = lambda i, source: dict(cell_type='code', id=f'cell{i}', source=source, metadata={}, outputs=[], execution_count=None)
-        kernel = dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))
-        (folder / 'small.ipynb').write_text(json.dumps(dict(cells=[cell(i, s) for i, s in enumerate(cells)], metadata=kernel, nbformat=4, nbformat_minor=5)))
-        tab.goto(f'{address}/doc/tree/small.ipynb?reset')
-        tab.get_by_text('| Idle').wait_for()
-        for _ in range(5):  # a server that is busy forgets what it was told first
-            tab.get_by_text('Run', exact=True).first.click()
-            tab.get_by_text('Run All Cells', exact=True).click()
-            try:
-                tab.wait_for_function("document.querySelector('.jp-InputPrompt').textContent.trim() !== '[ ]:'", timeout=5000)
-                break
-            except sync_api.TimeoutError:
-                pass
-        try:
-            tab.wait_for_selector('.mim canvas', timeout=45_000)
-        except sync_api.TimeoutError:
-            shot(tab, 'lab-without-explorer')
-            raise
-        return tab
-    return opened
-
-
-def in_kernel(tab, expression: str) -> str:
-    "What the notebook's kernel prints for an expression, through a new last cell"
-    tab.locator('.jp-Cell .cm-content').last.click()
-    tab.keyboard.press('Control+a')
-    tab.keyboard.type(f'print("<<", {expression}, ">>")')
-    tab.keyboard.press('Control+Enter')
-    answer = tab.locator('.jp-OutputArea-output', has_text='<<').last
-    answer.wait_for()
-    return answer.inner_text().strip().removeprefix('<<').removesuffix('>>').strip()
-
-
-def milliseconds_to_redraw(tab, canvas: str, wait: str, moves: int = 20) -> float:
-    """Median time, measured inside the page, from a pointer's move over `canvas` until the picture is drawn.
-    `wait`: a JavaScript expression whose value changes with the drawing"""
-    return tab.evaluate('''async ([canvas, wait, moves]) => {
-        const node = document.querySelector(canvas), box = node.getBoundingClientRect(), times = [], read = () => eval(wait);
-        for (let i = 0; i < moves; i++) {
-            const before = read(), start = performance.now();
-            const place = { clientX: box.left + box.width * (.05 + .9 * ((i * 7) % moves) / moves), clientY: box.top + box.height * (.05 + .9 * ((i * 3) % moves) / moves) };
-            node.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, pointerId: 1, ...place }));
-            while (read() === before && performance.now() - start < 2000) await new Promise((done) => setTimeout(done, 0));
-            await new Promise((done) => requestAnimationFrame(done));
-            times.push(performance.now() - start);
-        }
-        return times.sort((a, b) => a - b)[Math.floor(moves / 2)];
-    }''', [canvas, wait, moves])
-
+pytestmark = pytest.mark.browser
 
 DOTS = '''
 async function render({ model, el }) {
@@ -244,3 +94,144 @@ def test_a_widget_answers_with_a_kernel(open_notebook, shot):
     check_dots(tab, 'doubled 30, 3 bytes, 2 back')
     assert in_kernel(tab, 'dots.patch') == '11'
     shot(tab, 'dots-lab')
+
+
+CASES = [(sampler, side, ratio, masks) for sampler, ratios, counts in [
+    ('random', (0., .4, .75, .9), (1,)), ('block', (.3, .5, .75), (1,)), ('grid', (.75,), (1,)), ('cells', (.5, .65, .75), (1,)),
+    ('units', (.5, .75), (1,)), ('disjoint', (.8, .9), (2, 5)), ('independent', (.3, .8), (1, 3))]
+    for side in (14, 16) for ratio in ratios for masks in counts]
+
+
+def test_the_script_draws_the_masks_of_the_package(tab):
+    "Same seed, same sampler, same mask, in JavaScript and in Python"
+    tab.set_content(f'<script>{script("samplers.js")}; window.draw = (name, seed, o) => samplers[name](generator(seed), o).map((mask) => [...mask])</script>')
+    for sampler, side, ratio, masks in CASES:
+        seeds = range(40) if sampler == 'block' else range(8)
+        theirs = tab.evaluate('([name, seeds, o]) => seeds.map((seed) => draw(name, seed, o))', [sampler, [*seeds], dict(rows=side, columns=side, ratio=ratio, masks=masks)])
+        ours = [masks_of(sampler, (side, side), ratio, seed, masks).int().tolist() for seed in seeds]
+        assert theirs == ours, (sampler, side, ratio, masks)
+    numbers = tab.evaluate('(() => { const rand = generator(2026); return Array.from({length: 2000}, rand) })()')
+    assert numbers == torch.rand(2000, generator=torch.Generator().manual_seed(2026)).tolist()
+    for sampler, ratio, masks in [('grid', .6, 1), ('disjoint', .5, 5), ('random', .999, 1), ('units', .999, 1)]:
+        with pytest.raises(ValueError):
+            masks_of(sampler, (14, 14), ratio, 0, masks)
+        with pytest.raises(Exception, match='none visible|disjoint|lattice|units'):
+            tab.evaluate('([name, o]) => draw(name, 0, o)', [sampler, dict(rows=14, columns=14, ratio=ratio, masks=masks)])
+
+
+def choose_in(tab, label: str, text: str):
+    "Choose an option of a labelled list"
+    tab.get_by_label(label, exact=True).select_option(label=text)
+
+
+def test_masks_as_a_page(open_page, shot):
+    tab = open_page(explore_masks('mae', image='flower'))
+    status = tab.locator('.mim .status')
+    assert '147 of 196 patches hidden.' in status.inner_text()
+    main = tab.locator('.mim canvas').first
+    main.focus()
+    tab.keyboard.press('ArrowRight')
+    before = status.inner_text()
+    tab.keyboard.press('Enter')
+    status.get_by_text('1 changed by hand').wait_for()
+    assert ('is visible' in before) != ('is visible' in status.inner_text())
+    box = main.bounding_box()
+    tab.mouse.move(box['x'] + 40, box['y'] + 200)
+    tab.mouse.down()
+    for x in range(40, 360, 20):
+        tab.mouse.move(box['x'] + x, box['y'] + 200)
+    tab.mouse.up()
+    assert int(re.search(r'(\d+) changed by hand', status.inner_text())[1]) >= 4
+    shot(tab, 'masks-mae-light')
+    tab.get_by_role('button', name='Undo edits').click()
+    status.get_by_text('147 of 196 patches hidden.').wait_for()
+    for method in ('ExtreMA', 'CMAE', 'LocalMIM, Swin', 'LC-MAE'):
+        choose_in(tab, 'Method', method)
+        tab.wait_for_timeout(150)
+        shot(tab, f'masks-{method.lower().replace(", ", "-")}-light')
+    shot(tab, 'masks-lc-mae-dark', dark=True)
+    choose_in(tab, 'Method', 'ExtreMA')
+    tab.get_by_label('Hidden').fill('0.5')
+    status.get_by_text('5 disjoint masks').wait_for()
+    shot(tab, 'masks-problem')
+    tab.get_by_label('Hidden').fill('0.9')
+    tab.get_by_label('Seed').fill('3')
+    status.get_by_text('177 of 196').wait_for()
+    state = dict(part.split('=') for part in tab.evaluate('(document.querySelector("code").textContent.match(/\\((.*)\\)/)[1]).split(", ")'))
+    assert (state['ratio'], state['seed'], state['method'], state['masks']) == ('0.9', '3', "'extrema'", '5')
+
+
+def test_masks_with_a_kernel(open_notebook, shot):
+    tab = open_notebook("from mimrepro.explorers.masks import explore_masks\nmasks = explore_masks('cmae', image='temple', seed=40)", 'masks', '0')
+    status = tab.locator('.mim .status')
+    status.get_by_text('128 of 196 patches hidden.').wait_for()
+    main = tab.locator('.mim canvas').first
+    main.focus()
+    for key in ('ArrowDown', 'ArrowDown', 'Space'):
+        tab.keyboard.press(key)
+    status.get_by_text('1 changed by hand').wait_for()
+    assert in_kernel(tab, 'masks.flipped, masks.seed') == '[28] 40'
+    assert in_kernel(tab, 'masks.drawn().sum().item() in (127, 129)') == 'True'
+    shot(tab, 'masks-lab')
+
+
+@pytest.fixture(scope='module')
+def encoders():
+    "Of the width, heads and patches of a ViT-B, but few blocks and no training; and a small Swin"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Encoder(224, 16, 3, 768, 3, 12), ExtremaEncoder(224, 16, 3, 768, 1, 12), SwinEncoder(64, 4, 3, 24, (2, 2), (2, 4), 4)
+
+
+def test_attention_as_a_page(encoders, open_page, shot, record_property):
+    vit, extrema, _ = encoders
+    tab = open_page(explore_attention(vit, extrema, image='temple', block=0))
+    status = tab.locator('.mim .status')
+    assert status.inner_text() == 'Patch in row 8, column 8, block 1.'
+    median = milliseconds_to_redraw(tab, '.mim canvas')
+    record_property('median milliseconds from hover to redraw, two models', median)
+    print(f'\nhover to redraw, 196 patches, 12 heads, two models, no kernel: {median:.1f} ms')
+    assert median < 150
+    tab.locator('.mim canvas').first.focus()
+    tab.keyboard.press('Home')
+    status.get_by_text('column 1,').wait_for()
+    shot(tab, 'attention-light')
+    shot(tab, 'attention-dark', dark=True)
+    tab.get_by_label('over the image').check()
+    tab.get_by_label('hide 75 % of the patches').check()
+    tab.wait_for_timeout(200)
+    shot(tab, 'attention-masked')
+    choose_in(tab, 'Block', 'block 3 / class 2')
+    tab.get_by_label('ask the class token').check()
+    status.get_by_text('The class token').wait_for()
+    shot(tab, 'attention-class')
+    with tab.expect_download() as svg:
+        tab.get_by_role('button', name='SVG').click()
+    assert Path(svg.value.path()).read_text().count('<image') > 26
+
+
+def test_windows_as_a_page(encoders, open_page, shot):
+    tab = open_page(explore_attention(encoders[2], image='flower', block=1, overlay=True))
+    tab.locator('.mim canvas').first.hover(position=dict(x=60, y=60))
+    tab.locator('.mim .status').get_by_text('row 4, column 4, block 2').wait_for()
+    assert not tab.get_by_label('hide 75 % of the patches').count()
+    shot(tab, 'attention-windows')
+
+
+def test_attention_with_a_kernel(open_notebook, shot):
+    tab = open_notebook('''import torch
+from mimrepro.explorers.attention import explore_attention
+from mimrepro.vit import Encoder
+heads = explore_attention(Encoder(224, 16, 3, 768, 2, 12), image='flower', block=1)''', 'heads', '0', theme='JupyterLab Dark')
+    tab.locator('.mim .status').get_by_text('row 8, column 8, block 2').wait_for()
+    median = milliseconds_to_redraw(tab, '.mim canvas')
+    print(f'\nhover to redraw, 196 patches, 12 heads, in JupyterLab: {median:.1f} ms')
+    assert median < 150
+    choose_in(tab, 'Block', 'block 1')
+    tab.get_by_label('Share').fill('0.5')
+    tab.get_by_label('hide patches').check()
+    tab.locator('.mim canvas').first.focus()
+    tab.keyboard.press('Home')
+    tab.locator('.mim .status').get_by_text('column 1').wait_for()
+    assert in_kernel(tab, 'heads.block, heads.masked, heads.query % 14, len(heads.hidden)') == '0 True 0 98'
+    shot(tab, 'attention-lab-dark')

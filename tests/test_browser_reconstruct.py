@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_browser import browser, in_kernel, jupyter, open_notebook, open_page, pytestmark, shot, tab  # noqa: F401  fixtures
+from browsing import in_kernel
 
 from mimrepro.explorers.host import quick_model, script
 from mimrepro.explorers.neighbours import NeighbourExplorer, nearest_images, nearest_patches
@@ -21,6 +21,7 @@ from mimrepro.views import normalise
 from mimrepro.weights import load_pretrained
 
 THEME = os.environ.get('MIMREPRO_LAB_THEME', 'JupyterLab Light')
+pytestmark = pytest.mark.browser
 SCENES = {f'scene {i}': f'scene:{i}' for i in (3, 7)}
 
 

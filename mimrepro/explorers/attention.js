@@ -85,7 +85,7 @@ function distanceChart(layers, far, chosen, choose) {
   const column = ({ distance, name }, i) => {
     const dots = distance.map((d) => svg("circle", { cx: x(i), cy: y(d), r: 2.6, fill: "var(--accent)", "fill-opacity": 0.65 }));
     const back = svg("rect", { x: x(i) - 10, y: 4, width: 20, height: 104, rx: 3, fill: "currentColor", "fill-opacity": i === chosen ? 0.16 : 0 });
-    const group = svg("g", { style: "cursor:pointer" }, svg("title", {}, name), back, ...dots, text(x(i), 121, name.replace(/\D*/, "") || name));
+    const group = svg("g", { style: "cursor:pointer" }, svg("title", {}, name), back, ...dots, text(x(i), 121, name.replace("block ", "").replace("class ", "c")));
     group.addEventListener("click", () => choose(i));
     return group;
   };
@@ -100,13 +100,15 @@ function modelSection(model, number, pick) {
   let panels = [], shape = "";
   const far = Math.max(1, ...layers.flatMap((layer) => layer.distance));
   const build = (layer) => {
-    const titles = ["mean of heads", "class token", ...Array.from({ length: layer.heads }, (_, i) => `head ${i + 1}`)];
-    panels = titles.map((title, i) => panel({ title, label: `${name}: ${title}`, lattice: layer.grid, width: i < 2 ? 118 : 86 }));
+    const titles = ["mean", ...(model.get("has_class") ? ["class token"] : []), ...Array.from({ length: layer.heads }, (_, i) => `head ${i + 1}`)];
+    panels = titles.map((title) => panel({ title, label: `${name}: ${title}`, lattice: layer.grid, width: 97 }));
     heads.replaceChildren(...panels.map((one) => one.root));
   };
   const picture = (layer, map, image) => {
-    const over = heat(map, ...layer.grid);
-    return model.get("overlay") ? { image, smooth: true, over, alpha: 0.7 } : { image: over };
+    const over = heat(map, ...layer.grid), unseen = [], [, columns] = layer.grid;
+    if (!model.get("overlay")) return { image: over };
+    if (model.get("masked")) map.forEach((value, cell) => value < 0 && unseen.push({ row: Math.floor(cell / columns), column: cell % columns, fill: HIDDEN }));
+    return { image, smooth: true, over, alpha: 0.7, marks: unseen };
   };
   const show = (layer, block, cell, image) => {
     if (`${layer.heads}/${layer.grid}` !== shape) build(layer), (shape = `${layer.heads}/${layer.grid}`);
@@ -116,10 +118,11 @@ function modelSection(model, number, pick) {
       const found = at < 0 ? null : meanMap(layer, at);
       fill(one, at, () => found.map, () => `up to ${found.peak.toPrecision(2)}`);
     };
+    const first = panels.length - layer.heads;
     mean(panels[0], slot);
-    mean(panels[1], token);
+    if (first === 2) mean(panels[1], token);
     for (let head = 0; head < layer.heads; head++)
-      fill(panels[2 + head], slot, () => headMap(layer, slot, head), () => `${layer.peaks[rowOf(layer, slot, head).row].toPrecision(2)}` + (distance.length ? ` · ${Math.round(distance[head])} px` : ""));
+      fill(panels[first + head], slot, () => headMap(layer, slot, head), () => `${layer.peaks[rowOf(layer, slot, head).row].toPrecision(2)}` + (distance.length ? ` · ${Math.round(distance[head])} px` : ""));
     return slot >= 0;
   };
   const mark = (block) => chart.replaceChildren(distanceChart(layers, far, block, pick));
@@ -128,17 +131,21 @@ function modelSection(model, number, pick) {
 
 /** Everything above the pictures. */
 function controlsOf(model, watch, target, first) {
-  const named = () => model.get("blocks").map((block) => [block, first.layers[block].name]), use = async (canvas, name) =>
+  const named = () => model.get("blocks").map((block) => [block, nameOf(model.get("models"), block)]), use = async (canvas, name) =>
     set(model, { dropped: name, given: [...model.get("given").filter((text) => !text.startsWith("image=")), `image=${literal(name)}`], image: await canvasPNG(canvas) });
   const parts = [
     choice(model, watch, "block", { label: "Block", options: named }),
-    toggle(model, watch, "from_class", { label: "ask the class token" }),
     toggle(model, watch, "overlay", { label: "over the image" }),
   ];
-  if (model.get("can_mask")) parts.push(toggle(model, watch, "masked", { label: `hide ${percentage(model.get("ratio"))} of the patches` }));
+  if (model.get("has_class")) parts.push(toggle(model, watch, "from_class", { label: "ask the class token" }));
+  if (model.get("can_mask")) parts.push(toggle(model, watch, "masked", { label: model.get("live") ? "hide patches" : `hide ${percentage(model.get("ratio"))} of the patches` }));
+  if (model.get("can_mask") && model.get("live")) parts.push(slider(model, watch, "ratio", { label: "Share", min: 0.05, max: 0.95, step: 0.05, words: percentage }));
   if (model.get("live")) parts.push(imageInput(target, () => first.sides, use));
   return element("div", { className: "controls" }, ...parts);
 }
+
+/** What a block is called: in two models of different depth by both names. */
+const nameOf = (models, block) => [...new Set(models.map(({ layers }) => layers[Math.min(block, layers.length - 1)].name))].join(" / ");
 
 const percentage = (ratio) => `${Math.round(100 * ratio)} %`;
 
@@ -177,7 +184,7 @@ async function render({ model, el }) {
   el.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys stay away
   const legend = element("p", { className: "note" }, "Every map is scaled to its own largest weight. Below each head: that weight, and the head's mean attention distance over all queries.");
   const tools = toolbar(model, watch, { panels: () => [main, ...sections.flatMap((section) => section.panels())], name: "attention" });
-  el.replaceChildren(controlsOf(model, watch, el, models[0]), element("div", { className: "stage" }, element("div", {}, main.root, status), element("div", { className: "sections" }, ...sections.map((s) => s.root), legend)), tools);
+  el.replaceChildren(controlsOf(model, watch, el, models[0]), element("div", { className: "stage" }, element("div", { className: "side" }, main.root, status), element("div", { className: "sections" }, ...sections.map((s) => s.root), legend)), tools);
   await load();
   return watch.stop;
 }
@@ -187,5 +194,5 @@ function wordsFor(model, models, query, columns, answered) {
   const where = model.get("from_class") ? "The class token" : `Patch in row ${Math.floor(query / columns) + 1}, column ${(query % columns) + 1}`;
   const missing = models.filter((_, number) => answered[number] === false).map(({ name }) => name);
   const why = model.get("from_class") ? "takes no part here" : model.get("masked") ? "is hidden" : "asks nothing in this block";
-  return missing.length ? `${where} ${why} (${missing.join(", ")}).` : `${where}, ${models[0].layers[model.get("block")].name}.`;
+  return missing.length ? `${where} ${why} (${missing.join(", ")}).` : `${where}, ${nameOf(models, model.get("block"))}.`;
 }

@@ -74,7 +74,7 @@ function ask(model, question, buffers = []) {
 
 /** A slider for a number, with its value in words. `also(value)`: other traits to set with it. */
 function slider(model, watch, name, { label, min, max, step, words = String, also = () => ({}) }) {
-  const input = element("input", { type: "range", min, max, step, name }), shown = element("output", {}, "");
+  const input = element("input", { type: "range", min, max, step, name, "aria-label": label }), shown = element("output", {}, "");
   const read = () => {
     input.value = model.get(name);
     shown.textContent = words(model.get(name));
@@ -86,14 +86,14 @@ function slider(model, watch, name, { label, min, max, step, words = String, als
   return element("label", { className: "control" }, element("span", {}, label), input, shown);
 }
 
-/** A list to choose from; `options()`: pairs of value and text, read again when one of `depends` changes; `also` as in `slider`. */
+/** A list to choose from, shown where there is a choice; `options()`: pairs of value and text, read again when one of `depends` changes; `also` as in `slider`. */
 function choice(model, watch, name, { label, options, depends = [], also = () => ({}) }) {
-  const input = element("select", { name });
+  const input = element("select", { name, "aria-label": label }), root = element("label", { className: "control" }, element("span", {}, label), input);
   const read = () => {
     const known = options(), now = model.get(name);
     input.replaceChildren(...known.map(([value, text]) => element("option", { value: String(value) }, text)));
     input.selectedIndex = known.findIndex(([value]) => value === now);
-    input.disabled = known.length < 2;
+    root.hidden = known.length < 2;
   };
   input.addEventListener("change", () => {
     const value = options()[input.selectedIndex][0];
@@ -101,12 +101,12 @@ function choice(model, watch, name, { label, options, depends = [], also = () =>
   });
   watch([name, ...depends], read);
   read();
-  return element("label", { className: "control" }, element("span", {}, label), input);
+  return root;
 }
 
 /** A box to tick. */
 function toggle(model, watch, name, { label }) {
-  const input = element("input", { type: "checkbox", name });
+  const input = element("input", { type: "checkbox", name, "aria-label": label });
   const read = () => (input.checked = model.get(name));
   input.addEventListener("change", () => set(model, { [name]: input.checked }));
   watch([name], read);
@@ -191,7 +191,7 @@ function toolbar(model, watch, { panels, name }) {
 
 /** A field for an image of the reader's own, by dialogue or dropped on `target`; `use(canvas, name)` gets its central part, `sides` high and wide. */
 function imageInput(target, sides, use) {
-  const input = element("input", { type: "file", accept: "image/*" });
+  const input = element("input", { type: "file", accept: "image/*", "aria-label": "Your image" });
   const read = async (file) => {
     if (!file?.type.startsWith("image/")) return;
     const picture = await bitmap(file), [height, width] = sides(), scale = Math.max(height / picture.height, width / picture.width);

@@ -49,7 +49,7 @@ const giga = (flops) => `${(flops / 1e9).toPrecision(3)} GFLOP`;
 /** The line below a branch: tokens, and operations saved. */
 function branchNote(model, branch, mask) {
   const n = mask.length, hidden = mask.reduce((a, b) => a + b, 0);
-  if (branch.shows === "hidden") return `${hidden} patches to describe`;
+  if (branch.shows === "hidden") return `${hidden} patches asked for`;
   const tokens = branch.shows === "all" ? n : n - hidden, cost = operations(model, tokens), whole = operations(model, n);
   if (cost === null) return `${tokens} of ${n} tokens`;
   return `${tokens} of ${n} tokens · ${giga(cost)}` + (tokens < n ? ` (−${Math.round(100 * (1 - cost / whole))} %)` : "");
@@ -60,7 +60,7 @@ function costNote(model, branches, masks) {
   const seeing = branches.filter((branch) => branch.shows !== "hidden"), n = masks[0].length;
   const count = (tokens) => seeing.reduce((sum, branch) => sum + operations(model, tokens(branch)), 0);
   const now = count((branch) => (branch.shows === "all" ? n : n - masks[branch.mask].reduce((a, b) => a + b, 0))), whole = count(() => n);
-  return `Encoders, forward: ${giga(now)} an image instead of ${giga(whole)}.`;
+  return `Forward pass of the encoders, at base size: ${giga(now)} an image instead of ${giga(whole)}.`;
 }
 
 /** The branches that are drawn: those of the method, one for each mask where it says so. */
@@ -101,7 +101,7 @@ async function render({ model, el }) {
 
   const rebuild = () => {
     main.resize(lattice());
-    panels = branchesOf(model).map((branch) => Object.assign(panel({ title: branch.title, label: `${branch.title}: ${branch.about}`, lattice: lattice(), width: 190 }), { branch }));
+    panels = branchesOf(model).map((branch) => Object.assign(panel({ title: branch.title, label: `${branch.title}: ${branch.about}`, lattice: lattice(), width: 238 }), { branch }));
     for (const one of panels) one.root.title = one.branch.about;
     strip.replaceChildren(...panels.map((one) => one.root));
   };

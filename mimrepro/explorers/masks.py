@@ -50,7 +50,7 @@ def masks_of(sampler: str,           # 'random', 'block', 'grid', 'cells', 'unit
         return torch.ones(masks, n).scatter(1, keep, 0.)
     raise ValueError(f'no sampler {sampler!r}: {nearest(sampler, [*samplers, "cells", "units", "disjoint", "independent"])}')
 
-# %% ../../nbs/40f_masks.ipynb #d7e6a62e
+# %% ../../nbs/40f_masks.ipynb #c80cd5bd
 def default_of(module: str, name: str):
     "A default of a method's constructor"
     return inspect.signature(load_method(module).method.__init__).parameters[name].default
@@ -66,13 +66,13 @@ def branch(title: str, view: str,
 
 def setting(title: str, module: str, samplers: list[tuple[str, str]], branches: list[dict],
             encoder: str = 'vit',                      # whose operations are counted: 'vit', 'extrema' or 'swin'
-            patches: tuple[int, ...] = (8, 14, 16, 28, 32),  # sides to choose from, in pixels
+            patches: tuple[int, ...] = (8, 16, 32),  # sides to choose from, in pixels
             patch: int = 16, masks: int = 1, several: bool = False) -> dict:
     "What the script needs to know of a method"
     return dict(title=title, module=module, samplers=samplers, branches=branches, encoder=encoder, patches=patches, patch=patch, masks=masks, several=several,
                 ratio=default_of(module, 'mask_ratio'))
 
-# %% ../../nbs/40f_masks.ipynb #17dafc8f
+# %% ../../nbs/40f_masks.ipynb #73b41a0a
 methods = {
     'mae': setting('MAE', 'mae', [('random', 'uniform'), ('block', 'large blocks'), ('grid', 'lattice')], [
         branch('Encoder', 'x', 'visible', 0, 'reads the visible patches only'),
@@ -84,7 +84,7 @@ methods = {
     'cmae': setting('CMAE', 'cmae', [('cells', 'cells of 2 x 2'), ('random', 'uniform')], [
         branch('Online encoder', 'x', 'visible', 0, 'reads the visible patches of the window in the corner'),
         branch('Target encoder', 'target', 'all', None, 'a momentum copy, reads a whole window that is moved by up to 31 pixels, in other colours'),
-        branch('Pixels to predict', 'x', 'hidden', 0, 'the pixel decoder answers for every hidden patch')], patches=(8, 14, 16, 28)),
+        branch('Pixels to predict', 'x', 'hidden', 0, 'the pixel decoder answers for every hidden patch')], patches=(8, 16)),
     'localmim': setting('LocalMIM', 'localmim', [('random', 'uniform')], [
         branch('Encoder', 'x', 'visible', 0, 'reads the visible patches only'),
         branch('To describe, at four scales', 'x', 'hidden', 0, 'four local decoders give histograms of gradients, fine cells early and coarse ones late')]),

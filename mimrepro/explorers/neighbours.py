@@ -6,7 +6,7 @@
 __all__ = ['image_and_patch_features', 'nearest_images', 'nearest_patches', 'to_bytes', 'NeighbourExplorer', 'sheet_of',
            'same_place', 'encoder_of', 'explore_neighbours']
 
-# %% ../../nbs/40i_neighbours.ipynb #d6b3cbdc
+# %% ../../nbs/40i_neighbours.ipynb #14d3f838
 import json
 from pathlib import Path
 
@@ -22,8 +22,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from ..data import open_source
-from .host import Explorer, crop_to, encode_image
-from .reconstruct import quick_model
+from .host import Explorer, crop_to, encode_image, quick_model
 from ..features import features, frozen, image_size, pixel_features, prefix_of, prepared, tokens
 from ..method import Recipe, build
 from ..patches import patchify
@@ -135,7 +134,7 @@ def picture(self: NeighbourExplorer, k: int = 8) -> Figure:
     plt.close(fig)
     return fig
 
-# %% ../../nbs/40i_neighbours.ipynb #682468d7
+# %% ../../nbs/40i_neighbours.ipynb #ce70173c
 def encoder_of(name: str) -> tuple[str, nn.Module | None]:  # name, encoder
     "An encoder to look through: a checkpoint, or 'pixels'"
     return (name, None) if name == 'pixels' else (Path(name).name, load_encoder(name))
@@ -145,7 +144,8 @@ def explore_neighbours(checkpoint: str = '',      # run folder, file or hub id o
                        other: str = 'untrained',  # a second one beside it; 'untrained': the first with fresh weights; '': none
                        data: str = 'scenes',      # images to look at, as for training
                        count: int = 48,           # so many of them
-                       **state,                   # `query`, `patch`, `compare`
+                       query: int = 0, patch: int = 0,  # the chosen image, and patch
+                       compare: str = 'images',   # 'images' or 'patches'
                        ) -> NeighbourExplorer:
     "The embedding explorer of one or two encoders"
     given = {key: value for key, value, default in (('checkpoint', checkpoint, ''), ('other', other, 'untrained'), ('data', data, 'scenes'), ('count', count, 48)) if value != default}
@@ -164,4 +164,5 @@ def explore_neighbours(checkpoint: str = '',      # run folder, file or hub id o
     used = [source.read(i) for i in range(min(count, len(source)))]
     labels = [source.classes[source.labels[place]] if source.labels is not None and source.classes else None for _, place in used]
     images = torch.stack([crop_to(image, (side, side)) for image, _ in used])
-    return NeighbourExplorer(encoders, images, labels, call='mimrepro.explorers.neighbours.explore_neighbours', given=[f'{key}={value!r}' for key, value in given.items()], **state)
+    return NeighbourExplorer(encoders, images, labels, call='mimrepro.explorers.neighbours.explore_neighbours', given=[f'{key}={value!r}' for key, value in given.items()],
+                            query=query, patch=patch, compare=compare)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SEEDS', 'LARGEST', 'mask_text', 'read_mask', 'draw_ranks', 'shared_units', 'own_mask', 'side_of',
-           'ReconstructionExplorer', 'draw_strokes', 'draw_task', 'quick_model', 'model_of', 'explore_reconstruct']
+           'ReconstructionExplorer', 'draw_strokes', 'draw_task', 'model_of', 'explore_reconstruct']
 
-# %% ../../nbs/40h_reconstruct.ipynb #0584804a
+# %% ../../nbs/40h_reconstruct.ipynb #152e9983
 import json
 from pathlib import Path
 
@@ -19,14 +19,11 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..data import open_source
-from .host import Explorer, decode_image, read_image
+from .host import Explorer, decode_image, quick_model, read_image
 from ..features import image_size
 from ..localmim import at_scale
-from ..masking import kept
-from ..method import Method, Recipe, build, change, recipe_named
+from ..method import Method, Recipe, build, recipe_named
 from ..painted import Task, cell_errors, hidden_error, label_of, pack, pictures, predict, shares, sources, targets_of, tasks_of, units_of
-from ..trainer import Trainer
 from ..weights import load_pretrained
 
 # %% ../../nbs/40h_reconstruct.ipynb #07b82d8b
@@ -72,13 +69,13 @@ def side_of(name: str, model: Method, pixels: int) -> dict:
     return dict(name=name, size=list(image_size(model.encoder)), pixels=pixels, everywhere=getattr(model, 'loss_on', 'hidden') == 'all' or len(tasks) > 1, about={s: about(s) for s in sources},
                 tasks=[dict(grid=list(t.grid), cell=t.cell, kind=t.kind, bins=t.bins, numbers=numbers(t)) for t in tasks])
 
-# %% ../../nbs/40h_reconstruct.ipynb #d6a41d09
+# %% ../../nbs/40h_reconstruct.ipynb #3f88982e
 SEEDS, LARGEST = 32, 40e6  # masks to draw; bytes of weights that a page may carry
 
 
 class ReconstructionExplorer(Explorer):
     "Paint a mask, see one or two models fill it in"
-    scripts, title = ('vit.js', 'pictures.js', 'painting.js', 'reconstruct.js'), 'Reconstruction explorer'
+    scripts, title = ('vit.js', 'pictures.js', 'painting.js', 'sides.js', 'reconstruct.js'), 'Reconstruction explorer'
     sides = traitlets.List(help='the models: see `side_of`').tag(sync=True)
     units = traitlets.List(help='rows and columns of the painted mask').tag(sync=True)
     names = traitlets.List(help='of the images').tag(sync=True)
@@ -103,7 +100,7 @@ class ReconstructionExplorer(Explorer):
         coarse = next(model for model in models.values() if units_of(model) == units)
         super().__init__(**dict(sides=sides, units=list(units), names=list(images), pixels=pixels, ranks=draw_ranks(coarse, SEEDS).tobytes()) | state)
 
-# %% ../../nbs/40h_reconstruct.ipynb #e4e3e43f
+# %% ../../nbs/40h_reconstruct.ipynb #47c24079
 @patch
 def photo(self: ReconstructionExplorer, side: int, number: int | None = None) -> Tensor:  # uint8 `3 H W`
     "An image as a side sees it, by default the one that is looked at"
@@ -119,7 +116,7 @@ def photo(self: ReconstructionExplorer, side: int, number: int | None = None) ->
 def drawn(self: ReconstructionExplorer, ratio: float, seed: int) -> Tensor:  # bool `U`
     "The mask of a seed: the first of its order stay visible"
     ranks = torch.frombuffer(bytearray(self.ranks), dtype=torch.int16).view(SEEDS, -1)[seed]
-    return ranks >= kept(len(ranks), ratio)
+    return ranks >= max(1, int(len(ranks) * (1 - ratio)))  # `masking.kept`, but never nothing
 
 
 @patch
@@ -227,16 +224,7 @@ def picture(self: ReconstructionExplorer) -> Figure:
     plt.close(fig)
     return fig
 
-# %% ../../nbs/40h_reconstruct.ipynb #c02544c3
-def quick_model(folder: str | Path = 'runs/explore-mae',  # where it is kept
-                ) -> Path:
-    "The folder of a small MAE that has seen 4,096 of the built-in scenes three times; trained where it is not there yet"
-    own = ['epochs=3', 'batch=32', 'base_lr=0.012', 'precision=fp32', 'model.target=pixels']
-    if not (Path(folder) / 'model.safetensors').exists():
-        Trainer(change(recipe_named('mae/demo'), own), open_source('scenes:32', n=4096), folder, 'cpu').fit()
-    return Path(folder)
-
-
+# %% ../../nbs/40h_reconstruct.ipynb #e3e9108c
 def model_of(checkpoint: str, method: str = '') -> tuple[str, Method]:  # name, model
     "A model to explore"
     model = load_pretrained(checkpoint, method or None)
@@ -248,7 +236,10 @@ def explore_reconstruct(checkpoint: str = '',    # run folder, or a file of the 
                         image: str = '',         # file, 'temple', 'flower', 'portrait' or 'scene:NUMBER', in front of the built-in ones
                         method: str = '',        # whose checkpoint a file is: mae, cmae, localmim, lcmae
                         other_method: str = '',  # the same of the second
-                        **state,                 # `shown`, `ratio`, `seed`, `hidden`, `statistics`
+                        shown: int = 0,          # which of the images
+                        ratio: float = .75, seed: int = 0,  # of a drawn mask: share of units to hide, and its number
+                        hidden: str = '',        # a painted mask instead: see `mask_text`
+                        statistics: str = 'near',  # of patches that a model predicts without them: 'near', 'visible' or 'true' (leaks the answer)
                         ) -> ReconstructionExplorer:
     "The reconstruction explorer of one or two models"
     name, model = model_of(checkpoint or str(quick_model()), method)
@@ -262,4 +253,5 @@ def explore_reconstruct(checkpoint: str = '',    # run folder, or a file of the 
     built_in = [*(f'scene:{i}' for i in (3, 7, 11, 20)), *([] if small else ['temple', 'flower', 'portrait'])]
     images = {Path(one).name: one for one in dict.fromkeys([*filter(None, [image]), *built_in])}
     asked = dict(checkpoint=checkpoint, other=other, image=image, method=method, other_method=other_method)
-    return ReconstructionExplorer(models, images, call='mimrepro.explorers.reconstruct.explore_reconstruct', given=[f'{key}={value!r}' for key, value in asked.items() if value], **state)
+    return ReconstructionExplorer(models, images, call='mimrepro.explorers.reconstruct.explore_reconstruct', given=[f'{key}={value!r}' for key, value in asked.items() if value],
+                                  shown=shown, ratio=ratio, seed=seed, hidden=hidden, statistics=statistics)

@@ -112,6 +112,7 @@ function panel({ title = "", lattice, width, label = title, focusable = false })
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", label);
   if (focusable) canvas.tabIndex = 0;
+  root.style.width = `${width}px`;
   self.resize = (lattice) => {
     self.lattice = lattice;
     self.height = Math.round((width * lattice[0]) / lattice[1]);
