@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from browsing import in_kernel
 
+from mimrepro.cli import main
 from mimrepro.explorers.host import quick_model, script
 from mimrepro.explorers.neighbours import NeighbourExplorer, nearest_images, nearest_patches
 from mimrepro.explorers.reconstruct import ReconstructionExplorer, mask_text
@@ -219,3 +220,12 @@ def test_neighbours_in_jupyter(open_notebook, shot, trained):
     tab.wait_for_function('() => document.querySelector(".mim").dataset.draws >= 2')
     shot(tab, 'neighbours-lab')
     assert in_kernel(tab, 'e.query') == '7'
+
+
+@pytest.mark.parametrize('words', [['reconstruct', 'untrained', 'seed=4', '--image', 'flower'], ['neighbours', 'pixels', 'count=12', 'query=3']], ids=lambda words: words[0])
+def test_command(tab, tmp_path, trained, words):
+    "`mimrepro explore` writes the page"
+    assert main(['explore', words[0], str(trained), *words[1:], '--out', str(tmp_path / 'page.html')]) == 0
+    tab.goto(f'file://{tmp_path}/page.html')
+    tab.wait_for_function('() => document.querySelector(".mim")?.dataset.draws')
+    assert ('flower' if words[0] == 'reconstruct' else 'image 3') in tab.inner_text('.mim')
