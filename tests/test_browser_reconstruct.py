@@ -10,7 +10,7 @@ from PIL import Image
 from browsing import in_kernel
 
 from mimrepro.cli import main
-from mimrepro.explorers.host import quick_model, script
+from mimrepro.explorers.host import script
 from mimrepro.explorers.neighbours import NeighbourExplorer, nearest_images, nearest_patches
 from mimrepro.explorers.reconstruct import ReconstructionExplorer, mask_text
 from mimrepro.features import image_size
@@ -19,7 +19,7 @@ from mimrepro.painted import masking_of, pack, pictures, predict, tasks_of
 from mimrepro.patches import patchify
 from mimrepro.scenes import Scenes
 from mimrepro.views import normalise
-from mimrepro.weights import load_pretrained
+from mimrepro.weights import load_pretrained, save_pretrained
 
 THEME = os.environ.get('MIMREPRO_LAB_THEME', 'JupyterLab Light')
 pytestmark = pytest.mark.browser
@@ -28,8 +28,10 @@ SCENES = {f'scene {i}': f'scene:{i}' for i in (3, 7)}
 
 @pytest.fixture(scope='session')
 def trained(tmp_path_factory):
-    "A run folder of a small MAE that has learned for some seconds; kept in MIMREPRO_QUICK_MODEL where that is set"
-    return quick_model(os.environ.get('MIMREPRO_QUICK_MODEL') or tmp_path_factory.mktemp('runs') / 'mae')
+    "A run folder: the one that MIMREPRO_QUICK_MODEL names, for screenshots to look at; else of a model as it begins, which answers as fast"
+    folder = tmp_path_factory.mktemp('runs') / 'mae'
+    save_pretrained(build(recipe_named('mae/demo')), folder, recipe_named('mae/demo'))
+    return os.environ.get('MIMREPRO_QUICK_MODEL') or folder
 
 
 @pytest.fixture(scope='session')

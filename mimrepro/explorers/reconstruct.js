@@ -82,7 +82,7 @@ async function render({ model, el }) {
 /** Controls, and what is to be said where nobody can answer for a painted mask. */
 function headOf(model, watch, stage, paintable, paint) {
   const foreign = model.get("sides").filter((side) => !side.plan).map((side) => side.name).join(" and ");
-  const note = element("p", { className: "note" }, `This page has no kernel, and ${foreign} is not a model that a page can run by itself: it shows masks that were computed beforehand. To paint, run the call below in Jupyter.`);
+  const note = element("p", { className: "note" }, `This page has no kernel, and ${foreign} is of a kind or size that a page cannot run by itself: it shows masks that were computed beforehand. To paint, run the call below in Jupyter.`);
   const controls = element("div", { className: "controls" }, ...pictureControls(model, watch, stage, paintable), ...maskControls(model, watch, paintable, paint));
   return paintable ? [controls] : [controls, note];
 }

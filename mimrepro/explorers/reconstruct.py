@@ -142,7 +142,7 @@ def answer(self: ReconstructionExplorer, question: dict, buffers: list[bytes]) -
     image = torch.frombuffer(bytearray(buffers[0]), dtype=torch.uint8).view(height, width, 3).movedim(-1, 0)
     return {}, [self.say(question['side'], image, read_mask(question['hidden'], self.units[0] * self.units[1]))]
 
-# %% ../../nbs/40h_reconstruct.ipynb #eb2dfaad
+# %% ../../nbs/40h_reconstruct.ipynb #5f9181a4
 @patch
 def masks_ahead(self: ReconstructionExplorer) -> dict[str, str]:
     "Masks for a page that cannot answer for others: text -> its name"
@@ -158,8 +158,8 @@ def ahead(self: ReconstructionExplorer) -> dict:
     "Weights for the page's own forward pass, or answers computed beforehand"
     sides, weights, stored, masks = json.loads(json.dumps(self.sides)), b'', b'', self.masks_ahead()
     for k, (side, model) in enumerate(zip(sides, self.models.values())):
-        packed = pack(model) if sum(p.numel() for p in model.encoder.parameters()) * 2 < LARGEST else None
-        if packed:
+        packed = pack(model)
+        if packed and len(packed[1]) < LARGEST:
             side |= dict(plan=packed[0], weights=[len(weights), len(weights) + len(packed[1])])
             weights += packed[1]
             continue
