@@ -100,7 +100,7 @@ class ReconstructionExplorer(Explorer):
         coarse = next(model for model in models.values() if units_of(model) == units)
         super().__init__(**dict(sides=sides, units=list(units), names=list(images), pixels=pixels, ranks=draw_ranks(coarse, SEEDS).tobytes()) | state)
 
-# %% ../../nbs/40h_reconstruct.ipynb #47c24079
+# %% ../../nbs/40h_reconstruct.ipynb #e463c615
 @patch
 def photo(self: ReconstructionExplorer, side: int, number: int | None = None) -> Tensor:  # uint8 `3 H W`
     "An image as a side sees it, by default the one that is looked at"
@@ -124,7 +124,7 @@ def mask(self: ReconstructionExplorer) -> Tensor:  # bool `U`
     "The mask of the moment: painted, else drawn"
     return read_mask(self.hidden, self.units[0] * self.units[1]) if self.hidden else self.drawn(self.ratio, self.seed)
 
-
+# %% ../../nbs/40h_reconstruct.ipynb #fe85bb9a
 @patch
 def say(self: ReconstructionExplorer, side: int, image: Tensor, hidden: Tensor) -> bytes:
     "A model's answer: predictions of all tasks as 16-bit floats; for gradients also, after each, what should have been said"
@@ -224,13 +224,13 @@ def picture(self: ReconstructionExplorer) -> Figure:
     plt.close(fig)
     return fig
 
-# %% ../../nbs/40h_reconstruct.ipynb #e3e9108c
+# %% ../../nbs/40h_reconstruct.ipynb #a4c03c8d
 def model_of(checkpoint: str, method: str = '') -> tuple[str, Method]:  # name, model
     "A model to explore"
     model = load_pretrained(checkpoint, method or None)
     return f'{Path(checkpoint).name}' + (f' ({method})' if method else ''), model
 
-
+# %% ../../nbs/40h_reconstruct.ipynb #25aad8d2
 def explore_reconstruct(checkpoint: str = '',    # run folder, or a file of the authors' (with `method`); '': a small MAE, trained when first asked for
                         other: str = '',         # a second one beside it; 'untrained': the same with fresh weights
                         image: str = '',         # file, 'temple', 'flower', 'portrait' or 'scene:NUMBER', in front of the built-in ones
