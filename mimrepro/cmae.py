@@ -238,7 +238,7 @@ def released_arguments(state: dict[str, Tensor],  # renamed by `released`
     return dict(encoder, decoder_embed_dim=width, decoder_depth=depth('pixel_decoder'), feature_depth=depth('feature_decoder'),
                 decoder_num_heads=16 if width == 512 else max(1, width // 32), head_dim=state['projector.0.weight'].shape[0], out_dim=state['projector.3.weight'].shape[0])
 
-# %% ../nbs/03_cmae.ipynb #fac7501e
+# %% ../nbs/03_cmae.ipynb #2917e72a
 _base = Recipe('cmae/base-300', 'cmae', presets['base'], epochs=300, lr_start=1e-4, reaches=dict(ft=83.8), row='2/CMAE',
                source='arXiv 2207.13532 Table 2; ZhichengHuang/CMAE configs/pre-training/cmae')
 _own = dict(feature_depth=1, head_dim=512, out_dim=128, momentum=.99)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from browsing import in_kernel, milliseconds_to_redraw
+from browsing import in_kernel, quickest_median
 
 from mimrepro.explorers.attention import explore_attention
-from mimrepro.explorers.host import script
+from mimrepro.explorers.host import encode_image, read_image, script
 from mimrepro.explorers.masks import explore_masks, masks_of
 from mimrepro.extrema import ExtremaEncoder
 from mimrepro.swin import SwinEncoder
@@ -124,7 +124,7 @@ def choose_in(tab, label: str, text: str):
     tab.get_by_label(label, exact=True).select_option(label=text)
 
 
-def test_masks_as_a_page(open_page, shot):
+def test_masks_as_a_page(open_page, shot, tmp_path):
     tab = open_page(explore_masks('mae', image='flower'))
     status = tab.locator('.mim .status')
     assert '147 of 196 patches hidden.' in status.inner_text()
@@ -150,6 +150,10 @@ def test_masks_as_a_page(open_page, shot):
         tab.wait_for_timeout(150)
         shot(tab, f'masks-{method.lower().replace(", ", "-")}-light')
     shot(tab, 'masks-lc-mae-dark', dark=True)
+    tab.set_viewport_size(dict(width=390, height=800))
+    shot(tab, 'masks-narrow')
+    assert tab.evaluate('document.documentElement.scrollWidth') <= 390
+    tab.set_viewport_size(dict(width=1240, height=900))
     choose_in(tab, 'Method', 'ExtreMA')
     tab.get_by_label('Hidden').fill('0.5')
     status.get_by_text('5 disjoint masks').wait_for()
@@ -159,6 +163,11 @@ def test_masks_as_a_page(open_page, shot):
     status.get_by_text('177 of 196').wait_for()
     state = dict(part.split('=') for part in tab.evaluate('(document.querySelector("code").textContent.match(/\\((.*)\\)/)[1]).split(", ")'))
     assert (state['ratio'], state['seed'], state['method'], state['masks']) == ('0.9', '3', "'extrema'", '5')
+    (tmp_path / 'my temple.png').write_bytes(encode_image(read_image('temple', (100, 160))))
+    tab.get_by_label('Your image').set_input_files(tmp_path / 'my temple.png')
+    status.get_by_text('Your image is shown as it is').wait_for()
+    assert "image='my temple.png'" in tab.locator('.mim code').text_content()
+    shot(tab, 'masks-own-image')
 
 
 def test_masks_with_a_kernel(open_notebook, shot):
@@ -188,7 +197,7 @@ def test_attention_as_a_page(encoders, open_page, shot, record_property):
     tab = open_page(explore_attention(vit, extrema, image='temple', block=0))
     status = tab.locator('.mim .status')
     assert status.inner_text() == 'Patch in row 8, column 8, block 1.'
-    median = milliseconds_to_redraw(tab, '.mim canvas')
+    median = quickest_median(tab, '.mim canvas')
     record_property('median milliseconds from hover to redraw, two models', median)
     print(f'\nhover to redraw, 196 patches, 12 heads, two models, no kernel: {median:.1f} ms')
     assert median < 150
@@ -196,10 +205,14 @@ def test_attention_as_a_page(encoders, open_page, shot, record_property):
     tab.keyboard.press('Home')
     status.get_by_text('column 1,').wait_for()
     shot(tab, 'attention-light')
+    tab.set_viewport_size(dict(width=390, height=800))
+    shot(tab, 'attention-narrow')
+    assert tab.evaluate('document.documentElement.scrollWidth') <= 390
+    tab.set_viewport_size(dict(width=1240, height=900))
     shot(tab, 'attention-dark', dark=True)
     tab.get_by_label('over the image').check()
-    tab.get_by_label('hide 75 % of the patches').check()
-    tab.wait_for_timeout(200)
+    tab.get_by_label('hide 75 % of the patches').check()  # the query moves to a patch that is seen
+    status.get_by_text('row 12, column 2,').wait_for()
     shot(tab, 'attention-masked')
     choose_in(tab, 'Block', 'block 3 / class 2')
     tab.get_by_label('ask the class token').check()
@@ -224,7 +237,7 @@ from mimrepro.explorers.attention import explore_attention
 from mimrepro.vit import Encoder
 heads = explore_attention(Encoder(224, 16, 3, 768, 2, 12), image='flower', block=1)''', 'heads', '0', theme='JupyterLab Dark')
     tab.locator('.mim .status').get_by_text('row 8, column 8, block 2').wait_for()
-    median = milliseconds_to_redraw(tab, '.mim canvas')
+    median = quickest_median(tab, '.mim canvas')
     print(f'\nhover to redraw, 196 patches, 12 heads, in JupyterLab: {median:.1f} ms')
     assert median < 150
     choose_in(tab, 'Block', 'block 1')
@@ -234,4 +247,5 @@ heads = explore_attention(Encoder(224, 16, 3, 768, 2, 12), image='flower', block
     tab.keyboard.press('Home')
     tab.locator('.mim .status').get_by_text('column 1').wait_for()
     assert in_kernel(tab, 'heads.block, heads.masked, heads.query % 14, len(heads.hidden)') == '0 True 0 98'
+    assert in_kernel(tab, 'sorted(heads.known)') == '[(0,), (0, 0.5, 0)]'
     shot(tab, 'attention-lab-dark')

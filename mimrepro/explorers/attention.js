@@ -49,6 +49,12 @@ function sameplace(cell, from, to) {
   return row * to[1] + column;
 }
 
+/** The visible patch nearest to a hidden one. */
+function nearestVisible(query, hidden, [rows, columns]) {
+  const gone = new Set(hidden), far = (cell) => Math.hypot(Math.floor(cell / columns) - Math.floor(query / columns), (cell % columns) - (query % columns));
+  return Array.from({ length: rows * columns }, (_, cell) => cell).filter((cell) => !gone.has(cell)).reduce((best, cell) => (far(cell) < far(best) ? cell : best));
+}
+
 /** Blocks that have been fetched: `get(model, block)` gives one, or null where this page has none. */
 function layerStore(model) {
   const known = new Map();
@@ -98,7 +104,7 @@ function modelSection(model, number, pick) {
   const { name, layers } = model.get("models")[number], heads = element("div", { className: "panels heads" }), chart = element("div", { className: "chart" });
   const root = element("section", { className: "model", "aria-label": name }, element("h3", {}, name), heads, element("div", { className: "note" }, "Mean attention distance of every head in pixels, block by block"), chart);
   let panels = [], shape = "";
-  const far = Math.max(1, ...layers.flatMap((layer) => layer.distance));
+  const far = Math.max(1, ...model.get("models").flatMap((one) => one.layers.flatMap((layer) => layer.distance)));
   const build = (layer) => {
     const titles = ["mean", ...(model.get("has_class") ? ["class token"] : []), ...Array.from({ length: layer.heads }, (_, i) => `head ${i + 1}`)];
     panels = titles.map((title) => panel({ title, label: `${name}: ${title}`, lattice: layer.grid, width: 97 }));
@@ -131,8 +137,7 @@ function modelSection(model, number, pick) {
 
 /** Everything above the pictures. */
 function controlsOf(model, watch, target, first) {
-  const named = () => model.get("blocks").map((block) => [block, nameOf(model.get("models"), block)]), use = async (canvas, name) =>
-    set(model, { dropped: name, given: [...model.get("given").filter((text) => !text.startsWith("image=")), `image=${literal(name)}`], image: await canvasPNG(canvas) });
+  const named = () => model.get("blocks").map((block) => [block, nameOf(model.get("models"), block)]);
   const parts = [
     choice(model, watch, "block", { label: "Block", options: named }),
     toggle(model, watch, "overlay", { label: "over the image" }),
@@ -140,7 +145,7 @@ function controlsOf(model, watch, target, first) {
   if (model.get("has_class")) parts.push(toggle(model, watch, "from_class", { label: "ask the class token" }));
   if (model.get("can_mask")) parts.push(toggle(model, watch, "masked", { label: model.get("live") ? "hide patches" : `hide ${percentage(model.get("ratio"))} of the patches` }));
   if (model.get("can_mask") && model.get("live")) parts.push(slider(model, watch, "ratio", { label: "Share", min: 0.05, max: 0.95, step: 0.05, words: percentage }));
-  if (model.get("live")) parts.push(imageInput(target, () => first.sides, use));
+  if (model.get("live")) parts.push(imageInput(target, () => first.sides, takeImage(model)));
   return element("div", { className: "controls" }, ...parts);
 }
 
@@ -152,14 +157,15 @@ const percentage = (ratio) => `${Math.round(100 * ratio)} %`;
 async function render({ model, el }) {
   const watch = watcher(model), store = layerStore(model), models = model.get("models"), grid = models[0].grid;
   const main = panel({ title: "Point at a patch", label: "Patches of the image. Arrow keys move the query", lattice: grid, width: 300, focusable: true });
-  const status = element("p", { className: "status", role: "status", "aria-live": "polite" }), sections = models.map((_, number) => modelSection(model, number, (block) => model.get("blocks").includes(block) && set(model, { block })));
+  const status = element("p", { className: "status", role: "status", "aria-live": "polite" }), pick = (block) => model.get("blocks").includes(block) && set(model, { block });
+  const sections = models.map((_, number) => modelSection(model, number, pick));
   let image = await bitmap(model.get("image")), layers = [];
 
   const blockOf = (number) => Math.min(model.get("block"), models[number].layers.length - 1);
   const draw = () => {
     const query = model.get("query"), [, columns] = grid, hidden = model.get("masked") ? model.get("hidden") : [];
     const marks = hidden.map((cell) => ({ row: Math.floor(cell / columns), column: cell % columns, fill: HIDDEN }));
-    marks.push({ row: Math.floor(query / columns), column: query % columns, stroke: palette.vermillion, width: 3 });
+    marks.push(...framed(query, columns, palette.vermillion));
     main.show({ image, smooth: true, marks });
     const answered = layers.map((layer, number) => layer && sections[number].show(layer, blockOf(number), model.get("from_class") ? -1 : sameplace(query, grid, layer.grid), image));
     status.textContent = wordsFor(model, models, query, columns, answered);
@@ -178,6 +184,7 @@ async function render({ model, el }) {
   });
   gridCursor(main, { move: (query) => set(model, { query, from_class: false }) }).to(model.get("query"));
   watch(["query", "from_class", "overlay", "hidden"], redraw);
+  watch(["masked"], () => model.get("masked") && model.get("hidden").includes(model.get("query")) && set(model, { query: nearestVisible(model.get("query"), model.get("hidden"), grid) }));
   watch(["block", "masked", "ratio", "seed"], soon(load));
   watch(["image"], async () => ((image = await bitmap(model.get("image"))), store.forget(), load()));
   el.classList.add("mim");

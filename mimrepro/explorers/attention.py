@@ -182,10 +182,11 @@ def look(self: AttentionExplorer, number: int, masked: bool) -> list[Layer]:
         self.known[key] = layers_of(one.encoder, x, self.keep(number) if masked else None)
     return self.known[key]
 
-# %% ../../nbs/40g_attention.ipynb #b173f68e
+# %% ../../nbs/40g_attention.ipynb #fa7443d8
 @patch
 def answer(self: AttentionExplorer, question, buffers):
-    "One block of one model"
+    "One block of one model; the question may come before the news that the mask has changed"
+    self.ratio, self.seed = question['ratio'], question['seed']
     return {}, [pack(self.look(question['model'], question['masked'])[question['block']])]
 
 
@@ -220,7 +221,7 @@ def picture(self: AttentionExplorer) -> Figure:
         images.append(crop_to(decode_image(self.image), one.sides))
     return draw_maps(images, rows, ['mean', *[f'head {i + 1}' for i in range(max(map(len, rows)) - 1)]], marked)
 
-# %% ../../nbs/40g_attention.ipynb #d3bb7e31
+# %% ../../nbs/40g_attention.ipynb #f1604599
 def untrained_twin(run: str | Path,  # a run folder
                    ) -> Shown:
     "The encoder of a run as it was before the first step"
@@ -232,24 +233,25 @@ def untrained_twin(run: str | Path,  # a run folder
 
 
 def explore_attention(*sources: str | Path | nn.Module,  # one or two checkpoints, recipes or encoders, see `shown`; 'untrained': the first before training; none: a small MAE and its twin
-                      image='portrait',                  # see `read_image`
+                      image=None,                        # see `read_image`; None: a photograph, or a scene where images are small
                       block: int = -1,                   # counted from 0; -1: the last
                       query: int | None = None,          # patch, in reading order; None: the middle
                       masked: bool = False, from_class: bool = False, overlay: bool = False,  # hide patches; let the class token ask; draw over the image
                       ratio: float = .75, seed: int = 0, # of the mask
-                      in_page: tuple[int, ...] = (),     # blocks that a page carries; none: first, middle and last
+                      in_page: tuple[int, ...] = (),     # blocks that a page carries; none: all of a small model, else first, middle and last
                       ) -> AttentionExplorer:
     "Look into encoders, in Jupyter or as a page (`to_html`)"
     if len(sources) > 2:
         raise ValueError(f'{len(sources)} encoders: expected one, or two to compare')
     used = sources or (quick_model(), 'untrained')
     opened = [untrained_twin(used[0]) if isinstance(source, str) and source == 'untrained' else shown(source) for source in used]
+    image = image if image is not None else 'scene:3' if max(opened[0].sides) < 100 else 'portrait'
     said = lambda source: repr(str(source)) if isinstance(source, (str, Path)) else 'encoder'
     given = [*map(said, sources), f'image={image!r}' if isinstance(image, str) else 'image=image']
     explorer = AttentionExplorer(call='mimrepro.explorers.attention.explore_attention', given=given, image=encode_image(read_image(image, opened[0].sides)), ratio=ratio, seed=seed)
     explorer.open_models(opened)
     (rows, columns), depth = explorer.models[0]['grid'], len(explorer.blocks)
-    explorer.in_page = [b % depth for b in in_page or (0, depth // 2, -1)]
+    explorer.in_page = [b % depth for b in in_page or (range(depth) if rows * columns <= 100 else (0, depth // 2, -1))]
     explorer.block = range(depth)[block]
     explorer.query = rows // 2 * columns + columns // 2 if query is None else query
     explorer.masked, explorer.from_class, explorer.overlay = masked, from_class, overlay

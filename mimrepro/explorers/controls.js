@@ -122,7 +122,7 @@ const button = (text, action, title = text) => element("button", { type: "button
  * Returns `to(patch)`, which puts the cursor somewhere without a call.
  */
 function gridCursor(one, { move = () => {}, press = () => {} }) {
-  let at = 0, dragging = false;
+  let at = null, dragging = false;
   const under = (event) => {
     const box = one.canvas.getBoundingClientRect(), [rows, columns] = one.lattice;
     const row = Math.floor(((event.clientY - box.top) / box.height) * rows), column = Math.floor(((event.clientX - box.left) / box.width) * columns);
@@ -146,12 +146,12 @@ function gridCursor(one, { move = () => {}, press = () => {} }) {
   });
   for (const end of ["pointerup", "pointercancel"]) listen(end, () => (dragging = false));
   listen("keydown", (event) => {
-    const [rows, columns] = one.lattice, row = Math.floor(at / columns), column = at % columns;
+    const [rows, columns] = one.lattice, now = at ?? 0, row = Math.floor(now / columns), column = now % columns;
     const steps = { ArrowLeft: [row, column - 1], ArrowRight: [row, column + 1], ArrowUp: [row - 1, column], ArrowDown: [row + 1, column], Home: [row, 0], End: [row, columns - 1] };
     if (event.key in steps) {
       const [r, c] = steps[event.key];
       if (r >= 0 && c >= 0 && r < rows && c < columns) go(r * columns + c);
-    } else if (event.key === "Enter" || event.key === " ") press(at, true);
+    } else if (event.key === "Enter" || event.key === " ") go(now), press(now, true);
     else return;
     event.preventDefault();
     event.stopPropagation(); // a notebook has meanings of its own for these keys
@@ -204,6 +204,12 @@ function imageInput(target, sides, use) {
   target.addEventListener("dragover", (event) => event.preventDefault());
   target.addEventListener("drop", (event) => (event.preventDefault(), read(event.dataTransfer.files[0])));
   return element("label", { className: "control" }, element("span", {}, "Your image"), input);
+}
+
+/** For `imageInput`: make the reader's image the explorer's own, and say so in its call. */
+function takeImage(model) {
+  const others = () => model.get("given").filter((text) => !text.startsWith("image="));
+  return async (canvas, name) => set(model, { dropped: name, given: [...others(), `image=${literal(name)}`], image: await canvasPNG(canvas) });
 }
 
 /** The bytes of a canvas as a PNG. */

@@ -60,7 +60,7 @@ def crop_to(image: Tensor, sides: tuple[int, int]) -> Tensor:
     fitted = ImageOps.fit(Image.fromarray(image.movedim(0, -1).numpy()), tuple(sides)[::-1], Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(fitted)).movedim(-1, 0).contiguous()
 
-# %% ../../nbs/40_explore.ipynb #c2ff879e
+# %% ../../nbs/40_explore.ipynb #07701e08
 def encode_image(image: Tensor,       # uint8 `3 H W`
                  kind: str = 'PNG',   # 'PNG' keeps every pixel; 'JPEG' is several times smaller
                  ) -> bytes:          # of a file
@@ -73,7 +73,8 @@ def encode_image(image: Tensor,       # uint8 `3 H W`
 def decode_image(data: bytes,  # of a PNG, JPEG ...
                  ) -> Tensor:  # uint8 `3 H W`
     "An image from the bytes of a file"
-    return torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert('RGB'))).movedim(-1, 0).contiguous()
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    return torch.from_numpy(np.array(upright.convert('RGB'))).movedim(-1, 0).contiguous()
 
 # %% ../../nbs/40_explore.ipynb #8c977722
 def script(*names: str | Path,  # files of this package's explorers, or paths

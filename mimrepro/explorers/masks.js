@@ -60,7 +60,8 @@ function costNote(model, branches, masks) {
   const seeing = branches.filter((branch) => branch.shows !== "hidden"), n = masks[0].length;
   const count = (tokens) => seeing.reduce((sum, branch) => sum + operations(model, tokens(branch)), 0);
   const now = count((branch) => (branch.shows === "all" ? n : n - masks[branch.mask].reduce((a, b) => a + b, 0))), whole = count(() => n);
-  return `Forward pass of the encoders, at base size: ${giga(now)} an image instead of ${giga(whole)}.`;
+  const bare = model.get("dropped") && !model.get("live") ? " Your image is shown as it is: flips, shifts and colours need Jupyter." : "";
+  return `Forward pass of the encoders, at base size: ${giga(now)} an image instead of ${giga(whole)}.${bare}`;
 }
 
 /** The branches that are drawn: those of the method, one for each mask where it says so. */
@@ -79,7 +80,6 @@ function settingsOf(model, name) {
 function controlsOf(model, watch, target) {
   const now = () => model.get("methods")[model.get("method")], fresh = () => ({ flipped: [] }), option = (list) => list.map((value) => [value, String(value)]);
   const count = (n) => Array.from({ length: n }, (_, i) => i);
-  const use = async (canvas, name) => set(model, { dropped: name, given: [...model.get("given").filter((text) => !text.startsWith("image=")), `image=${literal(name)}`], image: await canvasPNG(canvas) });
   const parts = [
     choice(model, watch, "method", { label: "Method", options: () => Object.entries(model.get("methods")).map(([name, { title }]) => [name, title]), also: (name) => settingsOf(model, name) }),
     choice(model, watch, "sampler", { label: "Sampler", options: () => now().samplers, depends: ["method"], also: fresh }),
@@ -88,7 +88,7 @@ function controlsOf(model, watch, target) {
     choice(model, watch, "patch", { label: "Patch", options: () => now().patches.map((p) => [p, `${p} px`]), depends: ["method"], also: fresh }),
     choice(model, watch, "masks", { label: "Masks", options: () => option(now().several ? [1, 2, 3, 4, 5, 6, 8] : [now().masks]), depends: ["method"], also: () => ({ flipped: [], mask: 0 }) }),
     choice(model, watch, "mask", { label: "Edit mask", options: () => count(model.get("masks")).map((i) => [i, String(i + 1)]), depends: ["method", "masks"] }),
-    imageInput(target, () => [model.get("side"), model.get("side")], use),
+    imageInput(target, () => [model.get("side"), model.get("side")], takeImage(model)),
   ];
   return element("div", { className: "controls" }, ...parts);
 }
@@ -110,7 +110,7 @@ async function render({ model, el }) {
     const { masks, problem } = currentMasks(model), [, columns] = lattice(), edited = Math.min(model.get("mask"), masks.length - 1), mask = masks[edited];
     const first = panels.find((one) => one.branch.mask === edited && one.branch.shows === "visible") ?? panels[0];
     const marks = covers(mask, columns, 0.86);
-    if (cursor !== null) marks.push({ row: Math.floor(cursor / columns), column: cursor % columns, stroke: palette.orange, width: 3 });
+    if (cursor !== null) marks.push(...framed(cursor, columns, palette.vermillion));
     main.show({ image: viewOf(first.branch.view), smooth: true, marks });
     for (const { branch, show, caption } of panels) {
       const own = masks[branch.mask ?? 0];

@@ -5,10 +5,11 @@ const palette = { blue: "#0072B2", vermillion: "#D55E00", green: "#009E73", pink
 const HIDDEN = "#9a9fa8"; // a patch that is not seen
 const anchors = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37]];
 
-/** Matplotlib's viridis as bytes: `256 3`. */
-const viridis = Uint8Array.from({ length: 768 }, (_, i) => {
-  const place = (Math.floor(i / 3) / 255) * (anchors.length - 1), low = Math.min(Math.floor(place), anchors.length - 2);
-  return Math.round(anchors[low][i % 3] + (place - low) * (anchors[low + 1][i % 3] - anchors[low][i % 3]));
+/** Matplotlib's viridis in 256 steps, as a canvas keeps pixels: opaque, red in the lowest byte. */
+const viridis = Uint32Array.from({ length: 256 }, (_, i) => {
+  const place = (i / 255) * (anchors.length - 1), low = Math.min(Math.floor(place), anchors.length - 2);
+  const [r, g, b] = anchors[low].map((from, c) => Math.round(from + (place - low) * (anchors[low + 1][c] - from)));
+  return ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
 });
 
 /** The bytes of a trait or of a message's buffer. */
@@ -29,13 +30,9 @@ function newCanvas(width, height) {
 
 /** A canvas of `columns` x `rows` pixels in viridis. `values`: 0 to 255, in reading order; negative ones stay transparent. */
 function heat(values, rows, columns) {
-  const canvas = newCanvas(columns, rows), context = canvas.getContext("2d"), picture = context.createImageData(columns, rows);
-  for (let i = 0; i < values.length; i++) {
-    if (values[i] < 0) continue;
-    for (let c = 0; c < 3; c++) picture.data[4 * i + c] = viridis[3 * Math.round(values[i]) + c];
-    picture.data[4 * i + 3] = 255;
-  }
-  context.putImageData(picture, 0, 0);
+  const canvas = newCanvas(columns, rows), picture = new ImageData(columns, rows), pixels = new Uint32Array(picture.data.buffer);
+  for (let i = 0; i < values.length; i++) if (values[i] >= 0) pixels[i] = viridis[Math.round(values[i])];
+  canvas.getContext("2d").putImageData(picture, 0, 0);
   return canvas;
 }
 
@@ -77,6 +74,9 @@ function boxOf({ row, column, rows: tall = 1, columns: wide = 1 }, rows, columns
   return [x(column), y(row), x(column + wide) - x(column), y(row + tall) - y(row)];
 }
 
+/** A frame around a patch that is seen on every picture. */
+const framed = (cell, columns, colour) => [["#ffffff", 5], [colour, 2.5]].map(([stroke, width]) => ({ row: Math.floor(cell / columns), column: cell % columns, stroke, width }));
+
 const escapeXML = (text) => String(text).replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
 
 /** A picture as SVG elements: images stay images, marks become rectangles. */
@@ -109,7 +109,7 @@ function panel({ title = "", lattice, width, label = title, focusable = false })
   const canvas = newCanvas(1, 1), context = canvas.getContext("2d"), heading = element("div", { className: "heading" }, title);
   const root = element("figure", { className: "panel" }, heading, canvas, note);
   const self = { root, canvas, title, lattice, width, height: 0, picture: {}, note: "" };
-  canvas.setAttribute("role", "img");
+  canvas.setAttribute("role", focusable ? "application" : "img");
   canvas.setAttribute("aria-label", label);
   if (focusable) canvas.tabIndex = 0;
   root.style.width = `${width}px`;
