@@ -1,5 +1,6 @@
 "The reconstruction and the embedding explorer in a real browser, as pages without a kernel and in JupyterLab"
 import base64
+import io
 import json
 import os
 
@@ -50,8 +51,8 @@ def board(tab):
 
 def pixels_of(tab, label: str) -> np.ndarray:
     "RGBA of a panel's canvas"
-    width, data = tab.locator(f'canvas[aria-label="{label}"]').evaluate('c => [c.width, Array.from(c.getContext("2d").getImageData(0, 0, c.width, c.height).data)]')
-    return np.array(data, np.uint8).reshape(-1, width, 4)
+    address = tab.locator(f'canvas[aria-label="{label}"]').evaluate('c => c.toDataURL()')
+    return np.array(Image.open(io.BytesIO(base64.b64decode(address.split(',')[1]))))
 
 
 def paint_slowly(tab, places: int = 12) -> float:
