@@ -150,7 +150,7 @@ def test_page_controls(open_page, tmp_path):
     red = np.full((40, 60, 3), (255, 0, 0), np.uint8)
     Image.fromarray(red).save(tmp_path / 'red.png')
     tab.set_input_files('input[type="file"]', tmp_path / 'red.png')
-    tab.wait_for_function('() => document.querySelector("select[name=shown]").selectedOptions[0].textContent === "yours"')
+    tab.wait_for_function('() => document.querySelector("select[name=shown]").selectedOptions[0].textContent === "red.png"')
     tab.wait_for_function('c => document.querySelector(c).getContext("2d").getImageData(100, 100, 1, 1).data.join() === "255,0,0,255"', arg='canvas[aria-label="original"]')
     assert "image='red.png'" in tab.locator('.mim pre').text_content()
 

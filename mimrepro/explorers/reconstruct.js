@@ -13,13 +13,13 @@ function sceneWords(scene, sides, means) {
 /** The choice of image and of statistics, and the reader's own image. */
 function pictureControls(model, watch, stage, paintable) {
   const sides = model.get("sides"), names = model.get("names"), largest = sides.reduce((size, side) => (side.size[0] > size[0] ? side.size : size), [0, 0]);
-  const controls = [choice(model, watch, "shown", { label: "Image", depends: ["image"], options: () => [...names, ...(model.get("image")?.byteLength ? ["yours"] : [])].map((name, i) => [i, name]) })];
+  const controls = [choice(model, watch, "shown", { label: "Image", depends: ["dropped"], options: () => [...names, ...(model.get("dropped") ? [model.get("dropped")] : [])].map((name) => [name, name]) })];
   if (sides.some((side) => side.tasks[0].kind === "norm_pixels")) {
     controls.push(choice(model, watch, "statistics", { label: "Mean and contrast of", options: () => [["near", "visible patches nearby"], ["visible", "all visible patches"], ["true", "the TRUE patches (leaks)"]] }));
   }
   const use = async (canvas, name) => {
     const given = [...model.get("given").filter((text) => !text.startsWith("image=")), `image=${literal(name)}`];
-    set(model, { image: await canvasPNG(canvas), given, shown: names.length });
+    set(model, { image: await canvasPNG(canvas), given, dropped: name, shown: name });
   };
   if (paintable) controls.push(imageInput(stage, () => largest, use));
   return controls;
@@ -30,7 +30,7 @@ function readScene(model, scene, own) {
   const [first] = model.get("sides"), [height, width] = first.size;
   scene.hidden = currentMask(model);
   scene.statistics = model.get("statistics");
-  scene.own = model.get("shown") < model.get("names").length ? null : own;
+  scene.own = imageNumber(model) < model.get("names").length ? null : own;
   scene.picture = canvasOf(toImage(toPatches(pixelsOf(model, first, scene.own), [height, width], 1), [height, width], 1));
 }
 
@@ -65,7 +65,12 @@ async function render({ model, el }) {
     if (problem) status.textContent = problem.message;
     Object.assign(el.dataset, { drawn: maskText(now.hidden), lag: performance.now() - started, draws: 1 + Number(el.dataset.draws ?? 0) });
   });
-  const redraw = () => (readScene(model, scene, own), drawBoards(original, board, scene), answerAll());
+  const redraw = () => {
+    if (imageNumber(model) === model.get("names").length && !own) return; // the reader's image is being read
+    readScene(model, scene, own);
+    drawBoards(original, board, scene);
+    answerAll();
+  };
   const refresh = async () => ((own = model.get("image").byteLength ? await bitmap(model.get("image")) : null), redraw());
 
   watch(["hidden", "ratio", "seed", "statistics", "shown"], soon(redraw));

@@ -6,7 +6,7 @@
 __all__ = ['SEEDS', 'LARGEST', 'mask_text', 'read_mask', 'draw_ranks', 'shared_units', 'own_mask', 'side_of',
            'ReconstructionExplorer', 'draw_strokes', 'draw_task', 'model_of', 'explore_reconstruct']
 
-# %% ../../nbs/40h_reconstruct.ipynb #152e9983
+# %% ../../nbs/40h_reconstruct.ipynb #1612ee11
 import json
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from .host import Explorer, decode_image, quick_model, read_image
 from ..features import image_size
 from ..localmim import at_scale
-from ..method import Method, Recipe, build, recipe_named
+from ..method import Method, Recipe, build, nearest, recipe_named
 from ..painted import Task, cell_errors, hidden_error, label_of, pack, pictures, predict, shares, sources, targets_of, tasks_of, units_of
 from ..weights import load_pretrained
 
@@ -47,7 +47,7 @@ def draw_ranks(model: Method, seeds: int) -> np.ndarray:  # uint16 `seeds U`
     noise = torch.cat([model.draw(1, torch.Generator().manual_seed(seed))['noise'] for seed in range(seeds)])
     return noise.argsort(1).argsort(1).numpy().astype('<u2')
 
-# %% ../../nbs/40h_reconstruct.ipynb #bd5430b1
+# %% ../../nbs/40h_reconstruct.ipynb #bb8c2635
 def shared_units(models: list[Method]) -> tuple[int, int]:
     "The lattice that a mask is painted on: the coarsest one"
     grids = [units_of(model) for model in models]
@@ -66,10 +66,10 @@ def side_of(name: str, model: Method, pixels: int) -> dict:
     "What the script has to know about a model: plain data"
     tasks, about = tasks_of(model), lambda s: '; '.join(dict.fromkeys(label_of(task, s) for task in tasks))
     numbers = lambda task: 3 * (task.bins if task.kind == 'hog' else task.cell**2)
-    return dict(name=name, size=list(image_size(model.encoder)), pixels=pixels, everywhere=getattr(model, 'loss_on', 'hidden') == 'all' or len(tasks) > 1, about={s: about(s) for s in sources},
+    return dict(name=name, size=list(image_size(model.encoder)), pixels=pixels, everywhere=getattr(model, 'loss_on', 'hidden') == 'all' or hasattr(model, 'scales'), about={s: about(s) for s in sources},
                 tasks=[dict(grid=list(t.grid), cell=t.cell, kind=t.kind, bins=t.bins, numbers=numbers(t)) for t in tasks])
 
-# %% ../../nbs/40h_reconstruct.ipynb #3f88982e
+# %% ../../nbs/40h_reconstruct.ipynb #d478c5c6
 SEEDS, LARGEST = 32, 40e6  # masks to draw; bytes of weights that a page may carry
 
 
@@ -81,7 +81,8 @@ class ReconstructionExplorer(Explorer):
     names = traitlets.List(help='of the images').tag(sync=True)
     pixels = traitlets.Bytes(help='of all images in the size of each side').tag(sync=True)
     ranks = traitlets.Bytes(help='see `draw_ranks`').tag(sync=True)
-    shown = traitlets.Int(0, help='image, by number; one more than there are: `image`').tag(sync=True, state=True)
+    dropped = traitlets.Unicode(help="name of the reader's image, whose bytes are `image`").tag(sync=True)
+    shown = traitlets.Unicode(help='name of the image that is looked at').tag(sync=True, state=True)
     ratio = traitlets.Float(.75, min=0., max=.95, help='share of units that a drawn mask hides').tag(sync=True, state=True)
     seed = traitlets.Int(0, min=0, max=SEEDS - 1, help='of a drawn mask').tag(sync=True, state=True)
     hidden = traitlets.Unicode(help='the mask, where it was painted: see `mask_text`').tag(sync=True, state=True)
@@ -91,6 +92,11 @@ class ReconstructionExplorer(Explorer):
                  images: dict[str, str | Path | Tensor],  # by name: see `host.read_image`
                  **state):
         self.models, units = models, shared_units(list(models.values()))
+        state['shown'] = state.get('shown') or next(iter(images))
+        if state['shown'] not in images:
+            raise ValueError(f'no image {state["shown"]!r}: {nearest(state["shown"], images)}')
+        if state.get('hidden'):
+            read_mask(state['hidden'], units[0] * units[1])  # a mask of another size is refused here
         sides, pixels = [], b''
         for name, model in models.items():
             grid = units_of(model)
@@ -100,12 +106,12 @@ class ReconstructionExplorer(Explorer):
         coarse = next(model for model in models.values() if units_of(model) == units)
         super().__init__(**dict(sides=sides, units=list(units), names=list(images), pixels=pixels, ranks=draw_ranks(coarse, SEEDS).tobytes()) | state)
 
-# %% ../../nbs/40h_reconstruct.ipynb #e463c615
+# %% ../../nbs/40h_reconstruct.ipynb #46ba6e3c
 @patch
 def photo(self: ReconstructionExplorer, side: int, number: int | None = None) -> Tensor:  # uint8 `3 H W`
     "An image as a side sees it, by default the one that is looked at"
     height, width = self.sides[side]['size']
-    number = self.shown if number is None else number
+    number = [*self.names, self.dropped].index(self.shown) if number is None else number
     if number == len(self.names):
         return read_image(decode_image(self.image), (height, width))
     start = self.sides[side]['pixels'] + number * height * width * 3
@@ -142,7 +148,7 @@ def answer(self: ReconstructionExplorer, question: dict, buffers: list[bytes]) -
     image = torch.frombuffer(bytearray(buffers[0]), dtype=torch.uint8).view(height, width, 3).movedim(-1, 0)
     return {}, [self.say(question['side'], image, read_mask(question['hidden'], self.units[0] * self.units[1]))]
 
-# %% ../../nbs/40h_reconstruct.ipynb #5f9181a4
+# %% ../../nbs/40h_reconstruct.ipynb #93b37ec3
 @patch
 def masks_ahead(self: ReconstructionExplorer) -> dict[str, str]:
     "Masks for a page that cannot answer for others: text -> its name"
@@ -163,7 +169,7 @@ def ahead(self: ReconstructionExplorer) -> dict:
             side |= dict(plan=packed[0], weights=[len(weights), len(weights) + len(packed[1])])
             weights += packed[1]
             continue
-        answers = [self.say(k, self.photo(k, i), read_mask(mask, self.units[0] * self.units[1])) for i in range(len(self.names)) for mask in masks]
+        answers = [self.say(k, self.photo(k, i), read_mask(mask, self.units[0] * self.units[1])) for i in range(len(self.names) + bool(self.image)) for mask in masks]
         side |= dict(stored=[len(stored), len(stored) + len(b''.join(answers))], stored_size=len(answers[0]))
         stored += b''.join(answers)
     found = dict(sides=sides, weights=weights)
@@ -201,7 +207,7 @@ def draw_task(axes, task: Task, said: Tensor, target: Tensor, image: Tensor, hid
     for ax, title in zip(axes, [f'{names[0]} {task.grid[0]}x{task.grid[1]}' if several else names[0], names[1], f'error, mean {hidden_error(errors, share):.3f}']):
         ax.set_title(title, fontsize=8)
 
-# %% ../../nbs/40h_reconstruct.ipynb #f6523ade
+# %% ../../nbs/40h_reconstruct.ipynb #b082d579
 @patch
 def picture(self: ReconstructionExplorer) -> Figure:
     "The present state as a figure"
@@ -216,7 +222,7 @@ def picture(self: ReconstructionExplorer) -> Figure:
         axes[row, 0].set_title(name, fontsize=8), axes[row, 1].set_title(f'{int(hidden.sum())} of {len(hidden)} hidden', fontsize=8)
         axes[row, 2].set_xlabel('; '.join(dict.fromkeys(label_of(task, self.statistics) for task in tasks)), fontsize=7)
         for task, said, target in zip(tasks, predict(model, image, hidden), targets_of(model, image)):
-            draw_task(axes[row, 2:], task, said, target, image, hidden, units, self.statistics, len(tasks) > 1)
+            draw_task(axes[row, 2:], task, said, target, image, hidden, units, self.statistics, len(tasks) > 1 or task.kind == 'hog')
             row += 1
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
@@ -230,13 +236,13 @@ def model_of(checkpoint: str, method: str = '') -> tuple[str, Method]:  # name, 
     model = load_pretrained(checkpoint, method or None)
     return f'{Path(checkpoint).name}' + (f' ({method})' if method else ''), model
 
-# %% ../../nbs/40h_reconstruct.ipynb #25aad8d2
+# %% ../../nbs/40h_reconstruct.ipynb #10775252
 def explore_reconstruct(checkpoint: str = '',    # run folder, or a file of the authors' (with `method`); '': a small MAE, trained when first asked for
                         other: str = '',         # a second one beside it; 'untrained': the same with fresh weights
                         image: str = '',         # file, 'temple', 'flower', 'portrait' or 'scene:NUMBER', in front of the built-in ones
                         method: str = '',        # whose checkpoint a file is: mae, cmae, localmim, lcmae
                         other_method: str = '',  # the same of the second
-                        shown: int = 0,          # which of the images
+                        shown: str = '',         # which of the images, by name; '': the first
                         ratio: float = .75, seed: int = 0,  # of a drawn mask: share of units to hide, and its number
                         hidden: str = '',        # a painted mask instead: see `mask_text`
                         statistics: str = 'near',  # of patches that a model predicts without them: 'near', 'visible' or 'true' (leaks the answer)

@@ -2,9 +2,15 @@
 
 const WIDTH = 200; // of a model's panels, in pixels
 
+/** The image that is looked at, by number; one more than there are: the reader's own. */
+function imageNumber(model) {
+  const names = model.get("names"), place = names.indexOf(model.get("shown"));
+  return place >= 0 ? place : model.get("image").byteLength ? names.length : 0;
+}
+
 /** The pixels that a side sees: height × width × 3, of a built-in image or of the reader's own (a bitmap). */
 function pixelsOf(model, side, own) {
-  const [height, width] = side.size, count = height * width * 3, shown = model.get("shown");
+  const [height, width] = side.size, count = height * width * 3, shown = imageNumber(model);
   if (!own) return bytes(model.get("pixels")).subarray(side.pixels + shown * count, side.pixels + (shown + 1) * count);
   const context = newCanvas(width, height).getContext("2d");
   context.drawImage(own, 0, 0, width, height);
@@ -28,7 +34,7 @@ function answerer(model, side, k) {
   }
   const stored = bytes(model.get("stored")).subarray(...side.stored), size = side.stored_size;
   return async (hidden) => {
-    const place = model.get("shown") * model.get("masks").length + model.get("masks").indexOf(maskText(hidden));
+    const place = imageNumber(model) * model.get("masks").length + model.get("masks").indexOf(maskText(hidden));
     return fromHalf(stored.subarray(place * size, (place + 1) * size));
   };
 }
@@ -47,7 +53,7 @@ function readAnswer(side, numbers, pixels) {
 
 /** The panels of one task of one side: `fill(answer, scene)` draws them, `point(scene)` moves the cursor. */
 function taskView(side, task, units) {
-  const several = side.tasks.length > 1, make = (title, label) => panel({ title, lattice: units, width: WIDTH, label: `${side.name}: ${label}` });
+  const several = side.tasks.length > 1 || task.kind === "hog", make = (title, label) => panel({ title, lattice: units, width: WIDTH, label: `${side.name}: ${label}` });
   const pictures = several ? [make(`target ${task.grid[0]} × ${task.grid[1]}`, "what it should say")] : [];
   pictures.push(make("output", "what it says"));
   if (!several) pictures.push(make("pasted", "what it says, pasted into the visible patches"));
@@ -76,7 +82,7 @@ function canvasOf(image) {
   return canvas;
 }
 
-/** Output and pasted, or target and output where a side has several tasks. */
+/** Output and pasted, or, with several tasks, target and output. */
 function pixelPictures(task, answer, scene, shares, several) {
   const drawnWith = () => statistics(scene.statistics, task, answer.own, scene.seen, scene.hidden, scene.units);
   const output = task.kind === "norm_pixels" ? rescale(answer.said, drawnWith(), true) : answer.said;
