@@ -131,7 +131,7 @@ def open_notebook(tab, jupyter, shot):
             except TimeoutError:
                 pass
         try:
-            tab.wait_for_selector('.mim canvas', timeout=120_000)
+            tab.wait_for_selector('.mim canvas', timeout=150_000)  # a busy machine takes long to import torch
         except TimeoutError:
             shot(tab, 'lab-without-explorer')
             raise

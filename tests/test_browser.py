@@ -243,9 +243,10 @@ heads = explore_attention(Encoder(224, 16, 3, 768, 2, 12), image='flower', block
     choose_in(tab, 'Block', 'block 1')
     tab.get_by_label('Share').fill('0.5')
     tab.get_by_label('hide patches').check()
+    tab.wait_for_function("!document.querySelector('.mim .status').textContent.includes('hidden')")
+    shot(tab, 'attention-lab-dark')
     tab.locator('.mim canvas').first.focus()
     tab.keyboard.press('Home')
     tab.locator('.mim .status').get_by_text('column 1').wait_for()
     assert in_kernel(tab, 'heads.block, heads.masked, heads.query % 14, len(heads.hidden)') == '0 True 0 98'
     assert in_kernel(tab, 'sorted(heads.known)') == '[(0,), (0, 0.5, 0)]'
-    shot(tab, 'attention-lab-dark')

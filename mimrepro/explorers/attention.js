@@ -108,6 +108,7 @@ function modelSection(model, number, pick) {
   const build = (layer) => {
     const titles = ["mean", ...(model.get("has_class") ? ["class token"] : []), ...Array.from({ length: layer.heads }, (_, i) => `head ${i + 1}`)];
     panels = titles.map((title) => panel({ title, label: `${name}: ${title}`, lattice: layer.grid, width: 97 }));
+    for (const one of panels) one.title = model.get("models").length > 1 ? `${number + 1}: ${one.title}` : one.title; // in an exported picture
     heads.replaceChildren(...panels.map((one) => one.root));
   };
   const picture = (layer, map, image) => {
@@ -157,6 +158,7 @@ const percentage = (ratio) => `${Math.round(100 * ratio)} %`;
 async function render({ model, el }) {
   const watch = watcher(model), store = layerStore(model), models = model.get("models"), grid = models[0].grid;
   const main = panel({ title: "Point at a patch", label: "Patches of the image. Arrow keys move the query", lattice: grid, width: 300, focusable: true });
+  main.title = models.map((one, number) => (models.length > 1 ? `${number + 1}: ${one.name}` : one.name)).join(", "); // in an exported picture
   const status = element("p", { className: "status", role: "status", "aria-live": "polite" }), pick = (block) => model.get("blocks").includes(block) && set(model, { block });
   const sections = models.map((_, number) => modelSection(model, number, pick));
   let image = await bitmap(model.get("image")), layers = [];
@@ -189,7 +191,7 @@ async function render({ model, el }) {
   watch(["image"], async () => ((image = await bitmap(model.get("image"))), store.forget(), load()));
   el.classList.add("mim");
   el.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys stay away
-  const legend = element("p", { className: "note" }, "Every map is scaled to its own largest weight. Below each head: that weight, and the head's mean attention distance over all queries.");
+  const legend = element("p", { className: "note" }, "Every map is scaled to its own largest weight. Below each head: that weight, and the head's mean attention distance over all queries of the whole image.");
   const tools = toolbar(model, watch, { panels: () => [main, ...sections.flatMap((section) => section.panels())], name: "attention" });
   el.replaceChildren(controlsOf(model, watch, el, models[0]), element("div", { className: "stage" }, element("div", { className: "side" }, main.root, status), element("div", { className: "sections" }, ...sections.map((s) => s.root), legend)), tools);
   await load();

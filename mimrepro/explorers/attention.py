@@ -28,7 +28,7 @@ from ..swin import SwinEncoder
 from ..views import normalise
 from ..weights import load_encoder
 
-# %% ../../nbs/40g_attention.ipynb #3a6e4c08
+# %% ../../nbs/40g_attention.ipynb #b9cf64c3
 CLASS, NOBODY = -1, -2  # places that are no patch
 
 
@@ -57,7 +57,7 @@ def vit_layers(encoder: nn.Module,
         found.append(Layer(name, grid, weights, torch.tensor([[CLASS]], dtype=torch.int32) if alone else with_extra(queries - len(patches)), with_extra(keys - len(patches))))
     return found
 
-
+# %% ../../nbs/40g_attention.ipynb #91ac4098
 def swin_layers(encoder: SwinEncoder, x: Tensor) -> list[Layer]:
     "Blocks of a Swin, window by window"
     stages, found = [i for i, depth in enumerate(encoder.depths) for _ in range(depth)], []
@@ -101,7 +101,7 @@ def pack(layer: Layer) -> bytes:
     parts = [np.array([windows, heads, queries, keys], '<i4'), layer.queries.numpy().astype('<i4'), layer.keys.numpy().astype('<i4'), peaks.numpy().astype('<f4'), taken.numpy().astype('<f4'), levels.numpy()]
     return b''.join(part.tobytes() for part in parts)
 
-# %% ../../nbs/40g_attention.ipynb #65d2fa0d
+# %% ../../nbs/40g_attention.ipynb #e0c95688
 class Shown(NamedTuple):
     "An encoder and what is known of it"
     name: str
@@ -121,7 +121,7 @@ def shown(source: str | Path | nn.Module,  # a checkpoint (`load_encoder`), a re
     sides = getattr(encoder, 'img_size', None) or encoder.patch_embed.img_size
     return Shown(name, encoder.eval(), tuple(sides))
 
-
+# %% ../../nbs/40g_attention.ipynb #c9669e6b
 class AttentionExplorer(Explorer):
     "Attention of every head from the patch under the cursor"
     scripts, title = ('attention.js',), 'Where heads look'
@@ -140,7 +140,7 @@ class AttentionExplorer(Explorer):
     data = traitlets.Dict(help='packed layers by MODEL/BLOCK or MODEL/BLOCK/RATIO/SEED, for a page').tag(sync=True)
     dropped = traitlets.Unicode(help="name of the reader's image").tag(sync=True)
 
-# %% ../../nbs/40g_attention.ipynb #d8ee2619
+# %% ../../nbs/40g_attention.ipynb #07da8253
 @patch
 def open_models(self: AttentionExplorer, opened: list[Shown]):
     "Look once into every model"
@@ -155,7 +155,7 @@ def open_models(self: AttentionExplorer, opened: list[Shown]):
     self.has_class = any((layer.keys == CLASS).any().item() for number in range(len(opened)) for layer in self.look(number, False))
     self.hide()
 
-
+# %% ../../nbs/40g_attention.ipynb #03848f94
 @patch
 def keep(self: AttentionExplorer, number: int) -> Tensor: # `1 K`
     "Patches that the mask leaves visible for a model"
@@ -182,7 +182,7 @@ def look(self: AttentionExplorer, number: int, masked: bool) -> list[Layer]:
         self.known[key] = layers_of(one.encoder, x, self.keep(number) if masked else None)
     return self.known[key]
 
-# %% ../../nbs/40g_attention.ipynb #fa7443d8
+# %% ../../nbs/40g_attention.ipynb #a0340291
 @patch
 def answer(self: AttentionExplorer, question, buffers):
     "One block of one model; the question may come before the news that the mask has changed"
@@ -202,7 +202,7 @@ def ahead(self: AttentionExplorer):
                 data[f'{number}/{place}/{self.ratio:g}/{self.seed}'] = pack(self.look(number, True)[place])
     return dict(data=data, blocks=blocks)
 
-
+# %% ../../nbs/40g_attention.ipynb #15ce2c22
 @patch
 def picture(self: AttentionExplorer) -> Figure:
     "The mean of heads and the first heads, for every model"
@@ -221,7 +221,7 @@ def picture(self: AttentionExplorer) -> Figure:
         images.append(crop_to(decode_image(self.image), one.sides))
     return draw_maps(images, rows, ['mean', *[f'head {i + 1}' for i in range(max(map(len, rows)) - 1)]], marked)
 
-# %% ../../nbs/40g_attention.ipynb #f1604599
+# %% ../../nbs/40g_attention.ipynb #9284eed2
 def untrained_twin(run: str | Path,  # a run folder
                    ) -> Shown:
     "The encoder of a run as it was before the first step"
@@ -231,7 +231,7 @@ def untrained_twin(run: str | Path,  # a run folder
     encoder = build(Recipe(**json.loads(config.read_text()))).encoder.eval()
     return Shown('untrained', encoder, tuple(encoder.img_size))
 
-
+# %% ../../nbs/40g_attention.ipynb #22db47bb
 def explore_attention(*sources: str | Path | nn.Module,  # one or two checkpoints, recipes or encoders, see `shown`; 'untrained': the first before training; none: a small MAE and its twin
                       image=None,                        # see `read_image`; None: a photograph, or a scene where images are small
                       block: int = -1,                   # counted from 0; -1: the last

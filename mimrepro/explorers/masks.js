@@ -143,7 +143,7 @@ async function render({ model, el }) {
   el.classList.add("mim");
   el.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys stay away
   const undo = button("Undo edits", () => set(model, { flipped: [] }), "Back to the drawn mask");
-  const tools = toolbar(model, watch, { panels: () => [main, ...panels], name: `masks-${model.get("method")}` });
+  const tools = toolbar(model, watch, { panels: () => panels, name: "masks" });
   tools.prepend(undo);
   el.replaceChildren(controlsOf(model, watch, el), element("div", { className: "stage" }, main.root, strip), status, tools);
   rebuild();
