@@ -30,7 +30,7 @@ $(VENV)/.docs: pyproject.toml
 	touch $@
 
 docs: $(VENV)/.docs               ## one searchable site in _docs: notebooks, modules, papers; read it with `python -m http.server -d _docs`
-	$(RUN) OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 mkdocs build -q -f mkdocs.yml
+	$(RUN) OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 mkdocs build -f mkdocs.yml
 
 bench: $(VENV)/.installed         ## time a pre-training step beside Hugging Face's and lightly's, draw the performance page
 	$(BIN)/python -m pip install -q -e '.[dev,bench]'

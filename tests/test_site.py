@@ -17,7 +17,7 @@ pytest.importorskip('material', reason='the site needs pip install "mimrepro[doc
 pytest.importorskip('latex2mathml', reason='the site needs pip install "mimrepro[docs]"')
 
 import book_hook  # noqa: E402
-from book import api, explorers, links, notebooks, papers  # noqa: E402
+from book import api, explorers, formulas, links, notebooks, papers  # noqa: E402
 
 PIXEL = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='
 
@@ -33,7 +33,7 @@ def notebook(folder: Path, *cells, name: str = '03_toy.ipynb') -> notebooks.Note
 def toy(tmp_path):
     return notebook(tmp_path, '# A toy\n\n> What it is for', ('#| default_exp toys',), ('#| hide\nsecret = 1',), '## Some *part*\nText\n- one\n  - two\n```\n# no heading\n- a\n```',
                     ('#| export\n@patch\ndef play(self: Toy | Game): pass\n\nSIZE, DEPTH = 1, 2', dict(name='stdout', text=['\x1b[31mred\x1b[0m\n'])),
-                    '## Some part', ('#| export\nclass Toy: pass', dict(data={'image/png': PIXEL, 'text/plain': ['<Figure>']}), dict(data={'text/markdown': ['# Big\n\n| a |\n| --- |']})))
+                    '## Some part', ('#| export\nclass Toy: pass', dict(data={'image/png': PIXEL, 'text/plain': ['<Figure>']}), dict(data={'text/markdown': ['# Big\n\n[b](c/d.md)\n\n| a |\n| --- |']})))
 
 
 def test_a_notebook_becomes_a_page(toy):
@@ -43,7 +43,7 @@ def test_a_notebook_becomes_a_page(toy):
     assert 'secret' not in text and '#|' not in text
     assert '``` { .python .exported }\n@patch\n' in text and '``` { .text .output data-search-exclude=1 }\nred\n```' in text
     assert 'Text\n\n- one\n    - two\n```\n# no heading\n- a\n```' in text
-    assert '### Big' in text and '\n# Big' not in text
+    assert '### Big\n\nb\n' in text and '\n# Big' not in text
     assert list(pictures) == ['03_toy_files/6-0.png'] and pictures['03_toy_files/6-0.png'].startswith(b'\x89PNG')
     assert '![Output of the section Some part](03_toy_files/6-0.png)' in text
 
@@ -72,16 +72,20 @@ def test_links_to_notebooks_become_links_to_pages():
     assert change('[start](index.ipynb)') == '[start](../README.md)' and change('[start](nbs/index.ipynb)') == '[start](README.md)'
 
 
-@pytest.mark.parametrize('formula', [r'\(a_i\)', r'\[\begin{cases} \mathrm{peak} &amp; t&lt;1 \\ 0 \end{cases}\]', r'\(\lfloor N(1-r)\rfloor\)'])
+@pytest.mark.parametrize('formula', [r'\(a_i\)', r'\[\begin{cases} \mathrm{peak} &amp; t&lt;1 \\ 0 \end{cases}\]', r'\(\Big\lfloor N\Big\rfloor\)'])
 def test_formulas_are_drawn_without_a_script(formula):
-    drawn = book_hook.on_page_content(f'<p><span class="arithmatex">{formula}</span></p>', None, None, None)
+    drawn = formulas.drawn(f'<p><span class="arithmatex">{formula}</span></p>')
     assert '<math' in drawn and 'arithmatex' not in drawn and '\\' not in drawn
     assert ('display="block"' in drawn) == formula.startswith(r'\[')
 
 
+def test_letters_of_other_alphabets_are_characters():
+    assert '<mi>ℝ</mi>' in formulas.mathml(r'\mathbb R^N', False) and '<mi>ℒ</mi>' in formulas.mathml(r'\mathcal L', False)
+
+
 def test_an_unknown_formula_stops_the_build():
-    with pytest.raises(book_hook.PluginError, match='no MathML'):
-        book_hook.on_page_content(r'<span class="arithmatex">\(\nosuchword\)</span>', None, None, None)
+    with pytest.raises(ValueError, match='no MathML'):
+        formulas.mathml(r'\nosuchword', False)
 
 
 def test_a_marker_becomes_a_frame():

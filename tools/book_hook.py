@@ -5,14 +5,12 @@ Addresses follow the repository (`nbs/03_cmae.html`, `paper_figures/cmae/table-1
 import re
 import shutil
 import tempfile
-from html import unescape
 from pathlib import Path
 
-from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-from book import api, explorers, links, notebooks, papers
+from book import api, explorers, formulas, links, notebooks, papers
 
 ROOT = Path(__file__).parent.parent
 chapters = [  # first names of the notebooks of a chapter, from one up to another
@@ -144,19 +142,12 @@ def on_files(files, config):
     return files
 
 
-def as_mathml(found: re.Match) -> str:
-    "A formula that a browser draws without a script"
-    formula = unescape(found[1])
-    block = formula.startswith(r'\[')
-    drawn = convert(formula[2:-2].strip(), display='block' if block else 'inline')
-    if '\\' in drawn:
-        raise PluginError(f'no MathML for {formula}: {drawn}')
-    return f'<div class="formula">{drawn}</div>' if block else drawn
-
-
 def on_page_content(html, page, config, files):
-    "Formulas as MathML; a table that is wider than the page scrolls by itself"
-    return re.sub(r'(?s)<(?:span|div) class="arithmatex">(.+?)</(?:span|div)>', as_mathml, html)
+    "Formulas as MathML"
+    try:
+        return formulas.drawn(html)
+    except ValueError as error:
+        raise PluginError(f'{page.file.src_uri}: {error}') from None
 
 
 def on_post_build(config):

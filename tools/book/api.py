@@ -75,7 +75,7 @@ def described(name: str, thing) -> str:
 def methods(kind: type) -> list[tuple[str, Callable]]:
     "Public methods that a class defines itself, also those patched into it"
     plain = {name: inspect.unwrap(getattr(thing, '__func__', thing)) for name, thing in vars(kind).items() if not name.startswith('_')}
-    return [(name, thing) for name, thing in plain.items() if isinstance(thing, FunctionType) and (thing.__module__ or '').startswith('mimrepro')]
+    return [(name, thing) for name, thing in plain.items() if isinstance(thing, FunctionType) and thing.__name__ != '<lambda>' and (thing.__module__ or '').startswith('mimrepro')]
 
 
 def value(thing) -> str:
@@ -93,7 +93,7 @@ def page(name: str,                # of the module: 'mimrepro.cmae'
     module, (address, title) = import_module(name), home
     told = lambda names: f'[{title}]({address}{"#" + where[names] if names in where else ""})'
     things = {public: inspect.unwrap(getattr(module, public)) for public in module.__all__ if not public.startswith('_')}
-    callables = {public: thing for public, thing in things.items() if inspect.isclass(thing) or isinstance(thing, FunctionType)}
+    callables = {public: thing for public, thing in things.items() if inspect.isclass(thing) or isinstance(thing, FunctionType) and thing.__name__ != '<lambda>'}
     parts = [f'# {name}', f'> {inspect.getdoc(module) or ""}', f'Explained in {told("")}.']
     values = [f'| `{public}` | {value(thing)} | {told(public)} |' for public, thing in things.items() if public not in callables]
     for public, thing in callables.items():

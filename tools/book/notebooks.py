@@ -107,8 +107,9 @@ def output_markdown(output: dict, name: str, about: str) -> tuple[str, dict[str,
             stored = ''.join(data[kind])
             return f'![{about}]({name}.{ending}){{ .output }}', {f'{name}.{ending}': stored.encode() if ending == 'svg' else base64.b64decode(stored)}
     if 'text/markdown' in data:
-        lower = prose(''.join(data['text/markdown']), lambda part: re.sub(r'(?m)^#', '###', part))
-        return f'<div class="output" markdown>\n\n{lower}\n\n</div>', {}
+        text = re.sub(r'(?<!!)\[([^\]]+)\]\((?!https?:)[^)]*\)', r'\1', ''.join(data['text/markdown']))  # its links are seen from the folder that it was written for
+        text = prose(text, lambda part: re.sub(r'(?m)^#', '###', part))
+        return f'<div class="output" markdown>\n\n{text}\n\n</div>', {}
     if 'text/html' in data:
         return '<div class="output">' + re.sub(r'\n\s*\n', '\n', ''.join(data['text/html'])) + '</div>', {}
     text = ''.join(output.get('text', data.get('text/plain', '')))
