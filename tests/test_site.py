@@ -31,7 +31,7 @@ def notebook(folder: Path, *cells, name: str = '03_toy.ipynb') -> notebooks.Note
 
 @pytest.fixture
 def toy(tmp_path):
-    return notebook(tmp_path, '# A toy\n\n> What it is for', ('#| default_exp toys',), ('#| hide\nsecret = 1',), '## Some *part*\nText\n- one\n  - two\n```\n# no heading\n- a\n```',
+    return notebook(tmp_path, '# A toy\n\n> What it is for', ('#| default_exp toys',), ('#| hide\nsecret = 1',), '## Some *part*\n$$ a\n+ b $$\n\nText\n- one\n  - two\n```\n# no heading\n- a\n```',
                     ('#| export\n@patch\ndef play(self: Toy | Game): pass\n\nSIZE, DEPTH = 1, 2', dict(name='stdout', text=['\x1b[31mred\x1b[0m\n'])),
                     '## Some part', ('#| export\nclass Toy: pass', dict(data={'image/png': PIXEL, 'text/plain': ['<Figure>']}), dict(data={'text/markdown': ['# Big\n\n[b](c/d.md)\n\n| a |\n| --- |']})))
 
@@ -42,14 +42,14 @@ def test_a_notebook_becomes_a_page(toy):
     assert text.startswith('# A toy\n\nabout it\n')
     assert 'secret' not in text and '#|' not in text
     assert '``` { .python .exported }\n@patch\n' in text and '``` { .text .output data-search-exclude=1 }\nred\n```' in text
-    assert 'Text\n\n- one\n    - two\n```\n# no heading\n- a\n```' in text
+    assert '$$ a\n+ b $$' in text and 'Text\n\n- one\n    - two\n```\n# no heading\n- a\n```' in text
     assert '### Big\n\nb\n' in text and '\n# Big' not in text
     assert list(pictures) == ['03_toy_files/6-0.png'] and pictures['03_toy_files/6-0.png'].startswith(b'\x89PNG')
     assert '![Output of the section Some part](03_toy_files/6-0.png)' in text
 
 
 def test_names_lead_to_their_section(toy):
-    assert notebooks.places(toy) == {'Toy.play': 'some-part', 'Game.play': 'some-part', 'SIZE': 'some-part', 'DEPTH': 'some-part', 'Toy': 'some-part_1'}
+    assert notebooks.places(toy) == {**dict.fromkeys(['Toy.play', 'Game.play', 'SIZE', 'DEPTH'], ('some-part', 'Some part')), 'Toy': ('some-part_1', 'Some part')}
 
 
 def test_a_fence_holds_fences():
@@ -106,13 +106,13 @@ def test_explorers_are_built_once_and_failures_stop_the_build(tmp_path, monkeypa
 def test_a_module_has_a_page():
     where = notebooks.places(notebooks.Notebook(ROOT / 'nbs' / '03_cmae.ipynb'))
     text = api.page('mimrepro.cmae', where, ('../nbs/03_cmae.md', 'CMAE'))
-    assert '## window { #window }' in text and 'window(x: Tensor, corner: Tensor, sides: tuple[int, int]) -> Tensor' in text
+    assert '## window { #window }' in text and 'window(x, corner, sides) -> Tensor' in text
     assert '| `corner` | `Tensor` |  | int64 `B 2`: top and left, for each image |' in text
     assert '| `shift` | `int` | `31` | largest distance of the two windows, in pixels |' in text
-    assert '### CMAE.draw { #CMAE.draw }' in text and 'Explained in [CMAE](../nbs/03_cmae.md#what-is-drawn)' in text
+    assert '### CMAE.draw { #CMAE.draw }' in text and 'Explained in [What is drawn](../nbs/03_cmae.md#what-is-drawn)' in text
     assert '| `presets` | `tiny`, `small`, `base`, `large` |' in text
     recipe = api.described('Recipe', __import__('mimrepro.method', fromlist=['Recipe']).Recipe)
-    assert 'Recipe(\n    name: str,' in recipe and '| `epochs` | `int` |' in recipe
+    assert 'Recipe(\n    name, method, model=dict(), ' in recipe and '| `epochs` | `int` |' in recipe
 
 
 def test_every_public_name_of_a_notebook_is_placed():
@@ -155,8 +155,10 @@ def site(tmp_path_factory):
 @pytest.fixture(scope='module')
 def server(site):
     "Its address on this machine"
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(site))
-    handler.log_message = lambda *_: None
+    class Quiet(SimpleHTTPRequestHandler):
+        log_message = lambda *_: None
+
+    handler = functools.partial(Quiet, directory=str(site))
     with ThreadingHTTPServer(('127.0.0.1', 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f'http://127.0.0.1:{running.server_address[1]}'

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import ziamath
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
@@ -86,7 +87,7 @@ class Site:
             of_module = f'[`{book.module}`](../api/{book.module}.md), marked cells are its source · ' if book.module else ''
             about = f'{chapter(stem)} · {of_module}<a href="{stem}.ipynb" download>notebook</a>\n{{ .about }}'
             text, pictures = notebooks.page(book, about)
-            self.add(f'nbs/{stem}.md', explorers.framed(text, '../explorers'), boost=4 if chapter(stem) in ('Methods', 'Guides') else 2)
+            self.add(f'nbs/{stem}.md', explorers.framed(text, '../explorers'), boost=5 if chapter(stem) in ('Methods', 'Guides') else 2)
             self.copy(book.path)
             for name, picture in pictures.items():
                 self.add(f'nbs/{name}', picture)
@@ -129,6 +130,7 @@ def on_files(files, config):
         site.add(name, (ROOT / name).read_text(encoding='utf-8'))
     for name in ('CITATION.cff', 'LICENSE'):
         site.copy(ROOT / name)
+    site.copy(Path(ziamath.__file__).parent / 'fonts' / 'STIXTwoMath-Regular.ttf', 'STIXTwoMath-Regular.ttf')  # formulas look the same everywhere
     site.add('contents.md', contents(site.books))
     site.add_notebooks()
     site.add_modules()

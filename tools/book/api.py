@@ -1,14 +1,17 @@
 "Pages of the package's modules: signatures, docstrings, and tables made from the comments of parameters"
 import ast
 import inspect
+import re
 from collections.abc import Callable
 from importlib import import_module
 from io import BytesIO
-from textwrap import dedent
+from textwrap import dedent, fill
 from tokenize import COMMENT, tokenize
 from types import FunctionType
 
 from fastcore.docments import docments
+
+WIDTH = 100  # characters of a line of code
 
 
 def parsed(thing) -> ast.FunctionDef | ast.ClassDef:
@@ -33,15 +36,16 @@ def fields(kind: type) -> list[tuple[str, str, str, str]]:  # name, type, defaul
     source = dedent(inspect.getsource(kind))
     comments = {token.start[0]: token.string.lstrip('# ') for token in tokenize(BytesIO(source.encode()).readline) if token.type == COMMENT}
     nodes = [node for node in ast.parse(source).body[0].body if isinstance(node, ast.AnnAssign)]
-    return [(n.target.id, ast.unparse(n.annotation), ast.unparse(n.value) if n.value else '', comments.get(n.end_lineno, '')) for n in nodes]
+    default = lambda node: re.sub(r'^field\(default_factory=(.+)\)$', r'\1()', ast.unparse(node)) if node else ''
+    return [(n.target.id, ast.unparse(n.annotation), default(n.value), comments.get(n.end_lineno, '')) for n in nodes]
 
 
-def signature(name: str, rows: list[tuple], returns: str = '') -> str:
+def signature(name: str, rows: list[tuple[str, str, str]], returns: str = '') -> str:
     "A call as one would write it, on one line where it fits"
     words = [argument + (f': {kind}' if kind else '') + (f' = {default}' if default and kind else f'={default}' if default else '') for argument, kind, default in rows]
     end = f') -> {returns}' if returns else ')'
     line = f'{name}({", ".join(words)}{end}'
-    return line if len(line) <= 100 else f'{name}(\n' + ''.join(f'    {word},\n' for word in words) + end
+    return line if len(line) <= WIDTH else f'{name}(\n{fill(", ".join(words), WIDTH, initial_indent="    ", subsequent_indent="    ", break_long_words=False)}\n{end}'
 
 
 def table(rows: list[tuple[str, str, str, str]]) -> str:
@@ -63,13 +67,14 @@ def described(name: str, thing) -> str:
     if inspect.isclass(own):
         rows = fields(own)
     else:
-        said, node = docments(own), parsed(own)
-        rows = [(*row, said.get(row[0].lstrip('*')) or '') for row in arguments(own) if row[0] not in ('self', 'cls')]
+        comments, node = docments(own), parsed(own)
+        rows = [(*row, comments.get(row[0].lstrip('*')) or '') for row in arguments(own) if row[0] not in ('self', 'cls')]
         if node.returns and own is thing:
-            returns, outcome = ast.unparse(node.returns), said.get('return') or ''
+            returns, outcome = ast.unparse(node.returns), comments.get('return') or ''
     rows += [('returns', returns, '', outcome)] if outcome else []
-    call = signature(name, [row[:3] for row in rows if row[0] != 'returns'], returns)
-    return '\n\n'.join(part for part in (f'``` python\n{call}\n```', inspect.getdoc(thing) if vars(thing).get('__doc__') or not inspect.isclass(thing) else '', table(rows)) if part)
+    said = table(rows)
+    call = signature(name, [(argument, '' if said else kind, default) for argument, kind, default, _ in rows if argument != 'returns'], returns)
+    return '\n\n'.join(part for part in (f'``` python\n{call}\n```', inspect.getdoc(thing) if vars(thing).get('__doc__') or not inspect.isclass(thing) else '', said) if part)
 
 
 def methods(kind: type) -> list[tuple[str, Callable]]:
@@ -82,25 +87,27 @@ def value(thing) -> str:
     "A few words on an exported value"
     if isinstance(thing, dict) and all(isinstance(key, str) for key in thing):
         return ', '.join(f'`{key}`' for key in list(thing)[:30]) + (', ...' if len(thing) > 30 else '')
-    return f'`{thing!r}`' if isinstance(thing, (int, float, str)) and len(repr(thing)) < 60 else f'`{type(thing).__name__}`'
+    if isinstance(thing, (int, float, str)) and len(repr(thing)) < 60:
+        return f'`{thing!r}`'
+    return f'`{thing.__name__}`' if isinstance(thing, type) else f'a `{type(thing).__name__}`'
 
 
-def page(name: str,                # of the module: 'mimrepro.cmae'
-         where: dict[str, str],    # place of each name in its notebook, as `places` finds it
-         home: tuple[str, str],    # address and title of that notebook
+def page(name: str,               # of the module: 'mimrepro.cmae'
+         where: dict[str, tuple[str, str]],  # section of each name in its notebook, as `places` finds it
+         home: tuple[str, str],   # address and title of that notebook
          ) -> str:
     "The page of a module"
     module, (address, title) = import_module(name), home
-    told = lambda names: f'[{title}]({address}{"#" + where[names] if names in where else ""})'
+    section = lambda key: '[{1}]({2}#{0})'.format(*where[key], address) if key in where else f'[{title}]({address})'
     things = {public: inspect.unwrap(getattr(module, public)) for public in module.__all__ if not public.startswith('_')}
-    callables = {public: thing for public, thing in things.items() if inspect.isclass(thing) or isinstance(thing, FunctionType) and thing.__name__ != '<lambda>'}
-    parts = [f'# {name}', f'> {inspect.getdoc(module) or ""}', f'Explained in {told("")}.']
-    values = [f'| `{public}` | {value(thing)} | {told(public)} |' for public, thing in things.items() if public not in callables]
+    callables = {public: thing for public, thing in things.items() if isinstance(thing, (type, FunctionType)) and thing.__name__ == public}
+    parts = [f'# {name}', f'> {inspect.getdoc(module) or ""}', f'Explained in [{title}]({address}).']
+    values = [f'| `{public}` | {value(thing)} | {section(public)} |' for public, thing in things.items() if public not in callables]
     for public, thing in callables.items():
-        parts += [f'## {public} {{ #{public} }}', described(public, thing), f'Explained in {told(public)}.\n{{ .place }}']
+        parts += [f'## {public} {{ #{public} }}', described(public, thing), f'Explained in {section(public)}.\n{{ .place }}']
         for method, function in methods(thing) if inspect.isclass(thing) else []:
             full = f'{public}.{method}'
-            parts += [f'### {full} {{ #{full} }}', described(full, function), *([f'Explained in {told(full)}.\n{{ .place }}'] if full in where else [])]
+            parts += [f'### {full} {{ #{full} }}', described(full, function), *([f'Explained in {section(full)}.\n{{ .place }}'] if full in where else [])]
     if values:
         parts += ['## Values', '| name | what it holds | explained in |\n| --- | --- | --- |\n' + '\n'.join(line.replace('\n', ' ') for line in values)]
     return '\n\n'.join(parts) + '\n'

@@ -11,12 +11,12 @@ from pathlib import Path
 from pymdownx.slugs import slugify
 
 slug = slugify(case='lower')
-fences = re.compile(r'(?ms)^(```.*?^```[ \t]*$)')  # splitting by it leaves code at the odd places
+fences = re.compile(r'(?ms)(^```.*?^```[ \t]*$|\$\$.*?\$\$)')  # splitting by it leaves code and formulas at the odd places
 pictures = {'image/svg+xml': 'svg', 'image/png': 'png', 'image/jpeg': 'jpg'}
 
 
 def prose(text: str, change: Callable[[str], str]) -> str:
-    "`change` what is not inside a fence of code"
+    "`change` what is neither code in a fence nor a formula"
     parts = fences.split(text)
     return ''.join(part if i % 2 else change(part) for i, part in enumerate(parts))
 
@@ -61,9 +61,9 @@ def directives(source: str) -> set[str]:
     return set(re.findall(r'(?m)^#\| *(\w+)', source))
 
 
-def places(notebook: Notebook) -> dict[str, str]:  # 'window', 'CMAE', 'CMAE.draw' -> anchor
+def places(notebook: Notebook) -> dict[str, tuple[str, str]]:  # 'window', 'CMAE', 'CMAE.draw' -> anchor and heading
     "The section in which each exported name is defined"
-    anchor, seen, found = '', {}, {}
+    anchor, heading, seen, found = '', '', {}, {}
     for kind, source, _ in notebook.cells:
         if kind == 'markdown':
             for heading in headings(source):
@@ -71,7 +71,7 @@ def places(notebook: Notebook) -> dict[str, str]:  # 'window', 'CMAE', 'CMAE.dra
                 seen[anchor] = seen.get(anchor, -1) + 1
                 anchor += f'_{seen[anchor]}' if seen[anchor] else ''
         elif kind == 'code' and 'export' in directives(source):
-            found |= dict.fromkeys(defined(ast.parse(source)), anchor)
+            found |= dict.fromkeys(defined(ast.parse(source)), (anchor, heading))
     return found
 
 

@@ -37,8 +37,10 @@ def page(paper: Paper, name: str, folder: Path,
     parts = [f'# {name}', paper.intro, 'Drawn in ' + ', '.join(f'[{title}]({address})' for address, title in notebooks) + '.' if notebooks else '',
              'Each line is a claim of a table or figure and what our records say about it at three scales; the [ledger](../README.md) has all papers.',
              '\n'.join([*paper.head, *paper.rows]), '## Figures']
+    parts.append('<div class="figures" markdown>')
     for item, title in titles(paper).items():
         drawn = next((picture for picture in ('figure.svg', 'figure.png') if (folder / item).with_name(picture).is_file()), None)
         if drawn:
-            parts.append(f'[![{title}]({Path(item).parent / drawn}){{ loading=lazy }}]({item})\n\n[{title}]({item})\n{{ .place }}')
+            parts.append(f'<figure markdown>\n[![{title}]({Path(item).parent / drawn}){{ loading=lazy }}]({item})\n<figcaption markdown>[{title}]({item})</figcaption>\n</figure>')
+    parts.append('</div>')
     return '\n\n'.join(part for part in parts if part) + '\n'

@@ -13,7 +13,7 @@ if (location.protocol === 'file:') {
       })
     }
     postMessage(data) {
-      this.ready.then(inside => inside.dispatchEvent(new MessageEvent('message', {data})))
+      this.ready.then(inside => inside.dispatchEvent(new inside.MessageEvent('message', {data: inside.structuredClone(data)})))
     }
   }
   window.Worker = window.IFrameWorker
