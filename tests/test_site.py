@@ -41,7 +41,7 @@ def test_a_notebook_becomes_a_page(toy):
     assert (toy.title, toy.summary, toy.module) == ('A toy', 'What it is for', 'mimrepro.toys')
     assert text.startswith('# A toy\n\nabout it\n')
     assert 'secret' not in text and '#|' not in text
-    assert '``` { .python .exported }\n@patch\n' in text and '``` { .text .output data-search-exclude=1 }\nred\n```' in text
+    assert '``` { .python data-search-exclude=1 .exported }\n@patch\n' in text and '``` { .text .output data-search-exclude=1 }\nred\n```' in text
     assert '$$ a\n+ b $$' in text and 'Text\n\n- one\n    - two\n```\n# no heading\n- a\n```' in text
     assert '### Big\n\nb\n' in text and '\n# Big' not in text
     assert list(pictures) == ['03_toy_files/6-0.png'] and pictures['03_toy_files/6-0.png'].startswith(b'\x89PNG')
@@ -81,6 +81,10 @@ def test_formulas_are_drawn_without_a_script(formula):
 
 def test_letters_of_other_alphabets_are_characters():
     assert '<mi>ℝ</mi>' in formulas.mathml(r'\mathbb R^N', False) and '<mi>ℒ</mi>' in formulas.mathml(r'\mathcal L', False)
+
+
+def test_bars_are_as_high_as_in_tex():
+    assert '<mo stretchy="false">' in formulas.mathml(r'\lVert x\rVert', False)
 
 
 def test_an_unknown_formula_stops_the_build():

@@ -5,9 +5,9 @@ Addresses follow the repository (`nbs/03_cmae.html`, `paper_figures/cmae/table-1
 import re
 import shutil
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
-import ziamath
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
@@ -130,7 +130,7 @@ def on_files(files, config):
         site.add(name, (ROOT / name).read_text(encoding='utf-8'))
     for name in ('CITATION.cff', 'LICENSE'):
         site.copy(ROOT / name)
-    site.copy(Path(ziamath.__file__).parent / 'fonts' / 'STIXTwoMath-Regular.ttf', 'STIXTwoMath-Regular.ttf')  # formulas look the same everywhere
+    site.copy(Path(find_spec('ziamath').origin).parent / 'fonts' / 'STIXTwoMath-Regular.ttf', 'STIXTwoMath-Regular.ttf')  # formulas look the same everywhere
     site.add('contents.md', contents(site.books))
     site.add_notebooks()
     site.add_modules()

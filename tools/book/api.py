@@ -53,9 +53,10 @@ def table(rows: list[tuple[str, str, str, str]]) -> str:
     if not any(about for *_, about in rows):
         return ''
     quoted = lambda text: f'`{text}`' if text else ''
-    cells = [[quoted(name), quoted(kind), quoted(default), about] for name, kind, default, about in rows]
+    plain = lambda text: '`'.join(part if i % 2 else part.replace('|', r'\|') for i, part in enumerate(text.split('`')))
+    cells = [[quoted(name), quoted(kind), quoted(default), plain(about)] for name, kind, default, about in rows]
     lines = [['parameter', 'type', 'default', 'meaning'], ['---'] * 4, *cells]
-    return '\n'.join('| ' + ' | '.join(cell.replace('\n', ' ').replace('|', r'\|') for cell in line) + ' |' for line in lines)
+    return '\n'.join('| ' + ' | '.join(cell.replace('\n', ' ') for cell in line) + ' |' for line in lines)
 
 
 def described(name: str, thing) -> str:

@@ -28,7 +28,8 @@ def mathml(formula: str,  # LaTeX
     drawn = convert(known, display='block' if block else 'inline')
     if '\\' in drawn:
         raise ValueError(f'no MathML for {formula}: {drawn}')
-    return re.sub(r'<mi mathvariant="(double-struck|script|bold|fraktur)">([A-Za-z])</mi>', letter, drawn)
+    drawn = re.sub(r'<mi mathvariant="(double-struck|script|bold|fraktur)">([A-Za-z])</mi>', letter, drawn)
+    return re.sub(r'<mo>(&#x0*(?:2016|2225|7C|2223|230A|230B|2308|2309|27E8|27E9);|[|‖∥∣⌊⌋⌈⌉⟨⟩])</mo>', r'<mo stretchy="false">\1</mo>', drawn)  # as in TeX: only \left and \right stretch
 
 
 def drawn(html: str) -> str:

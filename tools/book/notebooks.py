@@ -12,6 +12,7 @@ from pymdownx.slugs import slugify
 
 slug = slugify(case='lower')
 fences = re.compile(r'(?ms)(^```.*?^```[ \t]*$|\$\$.*?\$\$)')  # splitting by it leaves code and formulas at the odd places
+silent = 'data-search-exclude=1'  # code and outputs are not searched: names are found on the pages of the modules
 pictures = {'image/svg+xml': 'svg', 'image/png': 'png', 'image/jpeg': 'jpg'}
 
 
@@ -88,9 +89,10 @@ def defined(tree: ast.Module) -> Iterator[str]:
 
 
 def spaced(text: str) -> str:
-    "The blank line before a list, and the four spaces of an inner one, that Jupyter and GitHub do without"
+    "Lists and tables as Python's Markdown wants them: after a blank line, inner ones behind four spaces, and no backslash before a bar in code"
     text = re.sub(r'(?m)^(?![ \t|>#*+-]|\d+\. )(.+)\n(?=(?:[*+-]|1\.) )', r'\1\n\n', text)
-    return re.sub(r'(?m)^ {2,3}(?=(?:[*+-]|\d+\.) )', '    ', text)
+    text = re.sub(r'(?m)^ {2,3}(?=(?:[*+-]|\d+\.) )', '    ', text)
+    return re.sub(r'(?m)^\|.*$', lambda line: re.sub('`[^`]*`', lambda code: code[0].replace(r'\|', '|'), line[0]), text)
 
 
 def fenced(text: str, *marks: str) -> str:
@@ -114,7 +116,7 @@ def output_markdown(output: dict, name: str, about: str) -> tuple[str, dict[str,
         return '<div class="output">' + re.sub(r'\n\s*\n', '\n', ''.join(data['text/html'])) + '</div>', {}
     text = ''.join(output.get('text', data.get('text/plain', '')))
     text = re.sub(r'\x1b\[[\d;]*m', '', text).rstrip()
-    return fenced(text, '.text', '.output', 'data-search-exclude=1') if text else '', {}
+    return fenced(text, '.text', '.output', silent) if text else '', {}
 
 
 def page(notebook: Notebook,
@@ -132,7 +134,7 @@ def page(notebook: Notebook,
         if kind != 'code' or 'hide' in words:
             continue
         if code:
-            parts.append(fenced(code, '.python', *(['.exported'] if 'export' in words else [])))
+            parts.append(fenced(code, '.python', silent, *(['.exported'] if 'export' in words else [])))
         for place, output in enumerate(outputs):
             text, files = output_markdown(output, f'{notebook.path.stem}_files/{number}-{place}', f'Output of the section {section}')
             parts.append(text)
