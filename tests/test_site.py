@@ -195,7 +195,7 @@ def tab(browser):
 
 def find(tab, words: str) -> list[str]:
     "Addresses that the search of the open page finds"
-    tab.locator('.md-search__input').first.fill(words)
+    tab.locator('.md-search__input').first.press_sequentially(words)
     tab.wait_for_selector('.md-search-result__item a')
     return tab.eval_on_selector_all('.md-search-result__item > a', 'links => links.map(link => link.href)')
 
