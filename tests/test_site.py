@@ -98,13 +98,23 @@ def test_a_marker_becomes_a_frame():
 
 
 def test_explorers_are_built_once_and_failures_stop_the_build(tmp_path, monkeypatch, capsys):
-    script = tmp_path / 'stand_in.py'
-    script.write_text('import sys\nsys.exit("no such method") if "bad" in sys.argv else open(sys.argv[-1], "x").write("page")')
-    monkeypatch.setattr(explorers, 'run', (sys.executable, str(script)))
+    def stand_in(words):
+        if 'bad' in words:
+            raise RuntimeError('no such method')
+        with open(words[-1], 'x') as page:
+            page.write(' '.join(words[:-1]))
+
+    monkeypatch.setattr(explorers, 'main', stand_in)
     made = explorers.build_all(['<!-- explorer: masks -->', 'x\n<!-- explorer: masks -->\n<!-- explorer: attention runs/a -->'], tmp_path)
-    assert [path.name for path in made] == ['attention-runs-a.html', 'masks.html'] and 'explorer masks.html: 0 kB' in capsys.readouterr().out
+    assert [path.name for path in made] == ['attention-runs-a.html', 'masks.html'] and made[1].read_text() == 'explore masks --out'
+    assert 'explorer masks.html: 0 kB' in capsys.readouterr().out
     with pytest.raises(ValueError, match='(?s)mimrepro explore masks --method bad.*no such method'):
         explorers.build_all(['<!-- explorer: masks --method bad -->'], tmp_path)
+
+
+def test_a_wrong_command_stops_the_build(tmp_path):
+    with pytest.raises(ValueError, match='(?s)mimrepro explore no-such-explorer` made no page'):
+        explorers.build_all(['<!-- explorer: no-such-explorer -->'], tmp_path)
 
 
 def test_a_module_has_a_page():

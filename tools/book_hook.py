@@ -3,7 +3,6 @@
 Addresses follow the repository (`nbs/03_cmae.html`, `paper_figures/cmae/table-1/table.html`), so that links that work on GitHub work here.
 """
 import re
-import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +17,7 @@ chapters = [  # first names of the notebooks of a chapter, from one up to anothe
     ('Guides', '60', '70'), ('Foundations', '00', '01'), ('Methods', '01', '10'), ('Training', '10', '19'), ('Judging', '19', '30'),
     ('Papers', '30', '40'), ('Explorers', '40', '40a'), ('Explorers', '40f', '41'), ('Running', '40a', '45'), ("The authors' numbers", '45', '50'),
     ('Tables and figures', '50', '60'), ('More', '70', 'z')]
-scratch = Path(tempfile.mkdtemp(prefix='mimrepro-site-'))
+scratch = tempfile.TemporaryDirectory(prefix='mimrepro-site-')  # removed when the build ends
 
 
 def chapter(stem: str) -> str:
@@ -78,7 +77,7 @@ class Site:
         "Every notebook with its pictures, its explorers, and itself to take along"
         sources = [source for book in self.books.values() for kind, source, _ in book.cells if kind == 'markdown']
         try:
-            made = explorers.build_all(sources, scratch)
+            made = explorers.build_all(sources, Path(scratch.name))
         except ValueError as error:
             raise PluginError(str(error)) from None
         for path in made:
@@ -154,6 +153,5 @@ def on_page_content(html, page, config, files):
 
 def on_post_build(config):
     "Refuse a site with a broken link"
-    shutil.rmtree(scratch, ignore_errors=True)
     if found := links.faults(Path(config['site_dir'])):
         raise PluginError(f'{len(found)} faults of links:\n  ' + '\n  '.join(found))

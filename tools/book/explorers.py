@@ -1,13 +1,15 @@
 "Live explorers: a comment in a notebook becomes a page that needs no kernel, shown in a frame"
 import re
 import shlex
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from textwrap import indent
+
+from mimrepro.cli import main
 
 marker = re.compile(r'(?m)^<!-- *explorer: *(.+?) *-->[ \t]*$')
-run = (sys.executable, '-c', 'import sys; from mimrepro.cli import main; sys.exit(main(sys.argv[1:]))')
 
 
 def file_name(words: str) -> str:  # 'masks --method localmim' -> 'masks-method-localmim.html'
@@ -28,24 +30,27 @@ def framed(text: str, to: str) -> str:
     return marker.sub(lambda found: frame(found[1], to), text)
 
 
-def build(words: str, folder: Path) -> str:  # '' or what went wrong
+def build(words: str, path: Path) -> str:  # '' or what went wrong
     "Make the page of one explorer by the command that anybody would use"
-    path = folder / file_name(words)
-    done = subprocess.run([*run, 'explore', *shlex.split(words), '--out', str(path)], capture_output=True, text=True)
-    if done.returncode or not path.is_file():
-        said = (done.stderr or done.stdout).strip().splitlines()[-8:]
-        return f'`mimrepro explore {words}` made no page:\n  ' + '\n  '.join(said)
-    return ''
+    said = StringIO()
+    try:
+        with redirect_stdout(said), redirect_stderr(said):
+            main(['explore', *shlex.split(words), '--out', str(path)])
+    except (Exception, SystemExit) as error:
+        print(f'{type(error).__name__}: {error}', file=said)
+    return '' if path.is_file() else f'`mimrepro explore {words}` made no page:\n' + indent('\n'.join(said.getvalue().strip().splitlines()[-8:]), '  ')
 
 
-def build_all(texts: list[str], folder: Path, workers: int = 2) -> list[Path]:
-    "Make each explorer that is named anywhere, once; their pages with sizes in the log"
-    wanted = sorted({words for text in texts for words in marker.findall(text)})
-    with ThreadPoolExecutor(workers) as pool:
-        failures = [failure for failure in pool.map(lambda words: build(words, folder), wanted) if failure]
+def build_all(texts: list[str], folder: Path) -> list[Path]:
+    "Make each explorer that is named anywhere, once; time and size of their pages in the log"
+    made, failures = [], []
+    for words in sorted({words for text in texts for words in marker.findall(text)}):
+        path, start = folder / file_name(words), time.monotonic()
+        if failure := build(words, path):
+            failures.append(failure)
+        else:
+            made.append(path)
+            print(f'explorer {path.name}: {path.stat().st_size / 1e3:.0f} kB, {time.monotonic() - start:.0f} s', flush=True)
     if failures:
         raise ValueError('\n'.join(failures))
-    made = [folder / file_name(words) for words in wanted]
-    for path in made:
-        print(f'explorer {path.name}: {path.stat().st_size / 1e3:.0f} kB', flush=True)
     return made
