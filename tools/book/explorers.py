@@ -20,7 +20,7 @@ def file_name(words: str) -> str:  # 'masks --method localmim' -> 'masks-method-
 def frame(words: str, to: str) -> str:
     "The Markdown that shows an explorer; `to` leads from the page to the folder of explorers"
     address, kind = f'{to}/{file_name(words)}', words.split()[0]
-    return (f'<iframe class="explorer" src="{address}" title="Explorer: {kind}" loading="lazy" onload="fitExplorer(this)"></iframe>\n\n'
+    return (f'<iframe class="explorer" src="{address}" title="Explorer: {kind}" loading="lazy"></iframe>\n\n'
             f'<p class="place"><a href="{address}" target="_blank">This explorer on a page of its own</a>; in a notebook: '
             f'<code>mimrepro explore {words} --out page.html</code></p>')
 

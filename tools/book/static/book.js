@@ -1,9 +1,14 @@
 // A frame as high as its explorer; a page opened as a file may not look inside and keeps the height of the style sheet.
-function fitExplorer(frame) {
-  try {
-    const inside = frame.contentDocument.documentElement
-    const fit = () => { frame.style.height = `${Math.max(240, inside.scrollHeight)}px` }
-    new frame.contentWindow.ResizeObserver(fit).observe(inside.querySelector('body'))
-    fit()
-  } catch {}
+for (const frame of document.querySelectorAll('iframe.explorer')) {
+  const fit = () => {
+    try {
+      const inside = frame.contentDocument
+      if (inside.URL === 'about:blank') return
+      const grow = () => { frame.style.height = `${inside.documentElement.offsetHeight + 2}px` }
+      new frame.contentWindow.ResizeObserver(grow).observe(inside.documentElement)
+      grow()
+    } catch {}
+  }
+  frame.addEventListener('load', fit)
+  fit()
 }
