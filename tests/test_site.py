@@ -228,6 +228,31 @@ def test_every_notebook_is_a_page_with_its_pictures(site, server, tab):
 
 @pytest.mark.slow
 @pytest.mark.browser
+def test_explorers_answer_in_the_site(server, tab, tmp_path):
+    from playwright.sync_api import expect
+    named = {path.stem: explorers.marker.findall(''.join(source for kind, source, _ in notebooks.Notebook(path).cells if kind == 'markdown')) for path in (ROOT / 'nbs').glob('*.ipynb')}
+    for stem, found in sorted(named.items()):
+        if not found:
+            continue
+        tab.goto(f'{server}/nbs/{stem}.html')
+        assert tab.locator('iframe.explorer').count() == len(found)
+        for number in range(len(found)):
+            frame = tab.locator('iframe.explorer').nth(number)
+            frame.scroll_into_view_if_needed()
+            inside = frame.content_frame
+            handle, status = inside.locator('[tabindex="0"]').first, inside.locator('[aria-live]').first
+            before = status.inner_text()
+            handle.press('ArrowRight')
+            handle.press('ArrowDown')
+            expect(status).not_to_have_text(before)
+            shown, page = frame.bounding_box(), inside.locator('html').evaluate('page => [page.scrollWidth, page.clientWidth, page.scrollHeight]')
+            assert page[0] <= page[1] and page[2] <= shown['height'], f'{found[number]} in {stem} does not fit its frame'
+            tab.screenshot(path=tmp_path / f'{stem}-{number}.png')
+    assert not tab.outside and not tab.errors
+
+
+@pytest.mark.slow
+@pytest.mark.browser
 def test_search_finds_cmae(site, server, tab, tmp_path):
     for start in (f'{server}/index.html', f'{server}/nbs/00_show.html', (site / 'index.html').as_uri()):
         tab.goto(start)
