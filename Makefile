@@ -23,9 +23,14 @@ test: $(VENV)/.installed          ## all tests: those of the package, then every
 lab: $(VENV)/.installed           ## open the notebooks
 	$(RUN) jupyter lab nbs/index.ipynb
 
-docs: $(VENV)/.installed          ## one searchable site of all notebooks in _docs
-	$(BIN)/python -m pip install -q -e '.[dev,docs]'
-	$(RUN) mkdocs build -q -f mkdocs.yml -d _docs
+$(VENV)/.docs: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q uv || true
+	$(BIN)/python -m uv pip install -q --python $(BIN)/python -e '.[docs]' || $(BIN)/python -m pip install -q -e '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs               ## one searchable site in _docs: notebooks, modules, papers; read it with `python -m http.server -d _docs`
+	$(RUN) OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 mkdocs build -f mkdocs.yml
 
 bench: $(VENV)/.installed         ## time a pre-training step beside Hugging Face's and lightly's, draw the performance page
 	$(BIN)/python -m pip install -q -e '.[dev,bench]'
