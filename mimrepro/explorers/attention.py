@@ -184,7 +184,7 @@ def look(self: AttentionExplorer, number: int, masked: bool) -> list[Layer]:
 
 # %% ../../nbs/40g_attention.ipynb #a0340291
 @patch
-def answer(self: AttentionExplorer, question, buffers):
+def answer(self: AttentionExplorer, question: dict, buffers: list[bytes]) -> tuple[dict, list[bytes]]:
     "One block of one model; the question may come before the news that the mask has changed"
     self.ratio, self.seed = question['ratio'], question['seed']
     return {}, [pack(self.look(question['model'], question['masked'])[question['block']])]

@@ -84,7 +84,7 @@ def script(*names: str | Path,  # files of this package's explorers, or paths
     return '\n'.join((name if isinstance(name, Path) else folder.joinpath(name)).read_text() for name in names)
 
 
-def as_json(value):
+def as_json(value: object) -> dict[str, str]:
     "What JSON cannot hold: bytes as base64"
     if isinstance(value, (bytes, memoryview, bytearray)):
         return {'base64': base64.b64encode(value).decode()}

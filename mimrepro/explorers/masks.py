@@ -163,7 +163,7 @@ class MaskExplorer(Explorer):
     views = traitlets.Dict(help='views by METHOD/SEED, for a page').tag(sync=True)
     dropped = traitlets.Unicode(help="name of the reader's image").tag(sync=True)
 
-    def answer(self, question, buffers):
+    def answer(self, question: dict, buffers: list[bytes]) -> tuple[dict, list[bytes]]:
         "Views of a method"
         found = views_of(question['method'], decode_image(self.image), question['seed'])
         return dict(names=list(found)), [encode_image(view, 'JPEG') for view in found.values()]

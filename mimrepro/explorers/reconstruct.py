@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import traitlets
 from fastcore.basics import patch
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -176,7 +177,7 @@ def ahead(self: ReconstructionExplorer) -> dict:
     return found | (dict(stored=stored, masks=list(masks), mask_names=list(masks.values()), hidden=next(iter(masks))) if stored else {})
 
 # %% ../../nbs/40h_reconstruct.ipynb #5e21efff
-def draw_strokes(ax, histograms: Tensor,  # `cells 3*bins`
+def draw_strokes(ax: Axes, histograms: Tensor,  # `cells 3*bins`
                  task: Task, share: Tensor):
     "In each cell a stroke per orientation, along the edge, as long as its share; pale where the cell is visible"
     angle = (torch.arange(task.bins) + .5) * np.pi / task.bins
