@@ -233,7 +233,7 @@ def untrained_twin(run: str | Path,  # a run folder
 
 # %% ../../nbs/40g_attention.ipynb #22db47bb
 def explore_attention(*sources: str | Path | nn.Module,  # one or two checkpoints, recipes or encoders, see `shown`; 'untrained': the first before training; none: a small MAE and its twin
-                      image=None,                        # see `read_image`; None: a photograph, or a scene where images are small
+                      image: str | Path | Tensor | None = None,  # see `read_image`; None: a photograph, or a scene where images are small
                       block: int = -1,                   # counted from 0; -1: the last
                       query: int | None = None,          # patch, in reading order; None: the middle
                       masked: bool = False, from_class: bool = False, overlay: bool = False,  # hide patches; let the class token ask; draw over the image

@@ -133,7 +133,7 @@ class Explorer(anywidget.AnyWidget):
 
 # %% ../../nbs/40_explore.ipynb #a08bdff8
 @patch
-def receive(self: Explorer, widget, content: dict, buffers: list):
+def receive(self: Explorer, widget: anywidget.AnyWidget, content: dict, buffers: list):
     "Answer a question of the script; an error is answered too, so that the reader sees it"
     try:
         answer, replies = self.answer(content['question'], [bytes(buffer) for buffer in buffers])

@@ -9,6 +9,7 @@ __all__ = ['methods', 'masks_of', 'default_of', 'branch', 'setting', 'without_we
 # %% ../../nbs/40f_masks.ipynb #d4a399fb
 import inspect
 from functools import cache
+from pathlib import Path
 
 import torch
 import torch.nn as nn
@@ -200,7 +201,7 @@ def picture(self: MaskExplorer) -> Figure:
 
 # %% ../../nbs/40f_masks.ipynb #ce92864f
 def explore_masks(method: str = 'mae',            # 'mae', 'extrema', 'cmae', 'localmim', 'swin' (LocalMIM's) or 'lcmae'
-                  image='portrait',               # see `read_image`
+                  image: str | Path | Tensor = 'portrait',  # see `read_image`
                   sampler: str | None = None,     # one of the method's; None: its own
                   ratio: float | None = None,     # share to hide; None: the method's
                   seed: int = 0, patch: int | None = None, masks: int | None = None,  # None: the method's

@@ -192,7 +192,7 @@ def draw_strokes(ax: Axes, histograms: Tensor,  # `cells 3*bins`
     ax.set(xlim=(0, task.grid[1]), ylim=(task.grid[0], 0), aspect='equal')
 
 
-def draw_task(axes, task: Task, said: Tensor, target: Tensor, image: Tensor, hidden: Tensor, units: tuple[int, int], statistics: str, several: bool):
+def draw_task(axes: list[Axes], task: Task, said: Tensor, target: Tensor, image: Tensor, hidden: Tensor, units: tuple[int, int], statistics: str, several: bool):
     "Three pictures of one task: target and output where there are several, else output and pasted; errors"
     share, errors = shares(task, hidden, units), cell_errors(said, target)
     if task.kind == 'hog':
