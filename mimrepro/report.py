@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['marks', 'mark_text', 'legend', 'as_text', 'escape', 'cell_text', 'mean_text', 'label_columns', 'where', 'table_lines',
            'columns_of', 'measured', 'table_rows', 'table_markdown', 'span', 'command', 'caption', 'sources',
-           'claim_verdicts', 'verdict_lines', 'report_style', 'save_figure', 'positions', 'is_numeric',
+           'claim_verdicts', 'verdict_lines', 'report_style', 'save_figure', 'positions', 'is_numeric', 'along',
            'draw_published', 'draw_measured', 'finish_panel', 'draw_curve', 'draw_images', 'as_panel',
            'settings_markdown', 'draw_across', 'write_page', 'first_scale', 'heading', 'ledger_lines', 'ledger']
 
@@ -175,7 +175,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 # %% ../nbs/31_report.ipynb #bb70fda7
-def positions(item: Item) -> dict[str, float]: # row -> place on the horizontal axis
+def positions(item: Item) -> dict[str, float]: # row -> place along the rows' axis
     "Numbers where all rows are numbers, else one place after another"
     names = [name for name, _ in table_lines(item)]
     return {name: float(name) if is_numeric(names) else place for place, name in enumerate(names)}
@@ -186,54 +186,60 @@ def is_numeric(names: Iterable) -> bool:
     return all(re.fullmatch(r'\d+(\.\d+)?', name) for name in names)
 
 
+def along(item: Item, places: Iterable, values: Iterable) -> tuple[list, list]: # x and y
+    "Points of a curve run to the right; cases, which have names to be read, stand one below another"
+    return (list(places), list(values)) if is_numeric(positions(item)) else (list(values), list(places))
+
+
 def draw_published(item: Item, column: Column, ax: Axes, style: dict):
     "The published cells of a column; hollow where they are not printed in the paper"
     name = column.published or column.metric
     x = positions(item)
     points = [(x[row], cells[name]) for row, cells in table_lines(item) if name in cells and isinstance(cells[name].value, (int, float))]
     points = sorted(point for point in points if point[1].grade != 'unverified')
-    ax.plot([place for place, _ in points], [cell.value for _, cell in points], **style)
+    ax.plot(*along(item, [place for place, _ in points], [cell.value for _, cell in points]), **style)
     hollow = [(place, cell.value) for place, cell in points if not cell.verified]
-    if hollow: ax.plot(*zip(*hollow), **{**style, 'linestyle': '', 'markerfacecolor': 'white', 'zorder': 3})
+    if hollow: ax.plot(*along(item, *zip(*hollow)), **{**style, 'linestyle': '', 'markerfacecolor': 'white', 'zorder': 3})
 
 
 def draw_measured(item: Item, column: Column, records: list[Record], ax: Axes, style: dict):
     "Mean and standard deviation over seeds of the rows that were run"
     values = {place: found for place, name in sorted((p, n) for n, p in positions(item).items()) if (found := measured(records, name, column.metric))}
     spread = [stdev(found) if len(found) > 1 else 0 for found in values.values()]
-    ax.errorbar(list(values), [mean(found) for found in values.values()], spread, capsize=1.5 if any(spread) else 0, elinewidth=.7, **style)
+    ax.errorbar(*along(item, values, map(mean, values.values())), **{'yerr' if is_numeric(positions(item)) else 'xerr': spread}, capsize=1.5 if any(spread) else 0, elinewidth=.7, **style)
 
 # %% ../nbs/31_report.ipynb #3af3f294
-def finish_panel(item: Item, ax: Axes, x: dict[str, float]):
+def finish_panel(item: Item, ax: Axes, x: dict[str, float], empty: str):
     "Ticks, the paper's default, and a word where there is nothing to draw"
-    if not is_numeric(x): ax.set_xticks(list(x.values()), list(x), rotation=30, ha='right')
+    numeric = is_numeric(x)
+    if not numeric: ax.set(yticks=list(x.values()), yticklabels=list(x) if ax.get_subplotspec().is_first_col() else [], ylim=(len(x) - .5, -.5))
     elif item.entry and 'log' in item.entry.x: ax.set_xscale('log')
     default = item.entry.default_row if item.entry else None
     if any(len(drawn.get_xdata()) for drawn in ax.lines):
-        if default is not None: ax.axvline(x[table_lines(item)[default][0]], color='.8', linewidth=2, zorder=0)
+        if default is not None: (ax.axvline if numeric else ax.axhline)(x[table_lines(item)[default][0]], color='.8', linewidth=2, zorder=0)
     else:
-        ax.text(.5, .5, 'not published' if ax.get_subplotspec().is_first_col() else 'not run', transform=ax.transAxes, ha='center', color='.4')
-        ax.set_yticks([]); ax.grid(False)
+        ax.text(.5, .5, empty, transform=ax.transAxes, ha='center', color='.4')
+        (ax.yaxis if numeric else ax.xaxis).set_ticks([]); ax.grid(False)
 
 # %% ../nbs/31_report.ipynb #4dce65e7
 def draw_curve(item: Item, records: list[Record]) -> Figure:
     "One line of panels per column; the published one first, then one for each scale and data"
     groups_shown = {group: found for group, found in groups(item, records).items() if columns_of(item, group[1])}
-    sources_shown, x = [None, *groups_shown] if groups_shown else [None, ()], positions(item)
-    names = 0 if is_numeric(x) else .03 * max(map(len, x), default=0)  # inches below the panels
+    sources_shown, x = [*([None] if item.entry else []), *(groups_shown or [()])], positions(item)
+    numeric, names = is_numeric(x), .045 * max(map(len, x), default=0)  # inches
+    size = (max(3.5, 1.75 * len(sources_shown)), 1.2 * len(item.columns) + .3) if numeric else (max(3.5, names + 1.4 * len(sources_shown)), (.35 + .12 * len(x)) * len(item.columns) + .2)
     with report_style():
-        figure, axes = plt.subplots(len(item.columns), len(sources_shown), squeeze=False, sharex=True, layout='constrained',
-                                    figsize=(max(3.5, 1.75 * len(sources_shown)), 1.2 * len(item.columns) + .3 + names))
+        figure, axes = plt.subplots(len(item.columns), len(sources_shown), squeeze=False, sharex=numeric, layout='constrained', figsize=size)
         for (line, place), ax in np.ndenumerate(axes):
             column, source = item.columns[line], sources_shown[place]
-            style = dict(color=colours[line % 7], marker=markers[line % 7], linestyle='-' if is_numeric(x) else '')
+            style = dict(color=colours[line % 7], marker=markers[line % 7], linestyle='-' if numeric else '')
             if source is None: draw_published(item, column, ax, style)
             else: draw_measured(item, column, groups_shown.get(source, []), ax, style)
-            finish_panel(item, ax, x)
+            finish_panel(item, ax, x, 'not published' if source is None else 'not run')
             if source in groups_shown and column not in columns_of(item, source[1]): ax.axis('off')
-            if line == 0: ax.set_title('published' if source is None else f'ours: {where(*source)}' if source else 'ours')
-            if place == 0: ax.set_ylabel(column.heading or column.metric)
-        figure.supxlabel(item.entry.x if item.entry and item.entry.x else ', '.join(label_columns(item)), fontsize=7)
+            if line == 0: ax.set_title('published' if source is None else textwrap.fill(f'ours: {where(*source)}', 26, break_long_words=False) if source else 'ours')
+            if place == 0 or not numeric: (ax.set_ylabel if numeric else ax.set_xlabel)(column.heading or column.metric, labelpad=1)
+        if numeric: figure.supxlabel(item.entry.x if item.entry and item.entry.x else ', '.join(label_columns(item)), fontsize=7)
     plt.close(figure)
     return figure
 
