@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from browsing import in_kernel, quickest_median
+from browsing import SLACK, in_kernel, quickest_median
 
 from mimrepro.explorers.attention import explore_attention
 from mimrepro.explorers.host import encode_image, read_image, script
@@ -200,7 +200,7 @@ def test_attention_as_a_page(encoders, open_page, shot, record_property):
     median = quickest_median(tab, '.mim canvas')
     record_property('median milliseconds from hover to redraw, two models', median)
     print(f'\nhover to redraw, 196 patches, 12 heads, two models, no kernel: {median:.1f} ms')
-    assert median < 150
+    assert median < SLACK * 150
     tab.locator('.mim canvas').first.focus()
     tab.keyboard.press('Home')
     status.get_by_text('column 1,').wait_for()
@@ -239,7 +239,7 @@ heads = explore_attention(Encoder(224, 16, 3, 768, 2, 12), image='flower', block
     tab.locator('.mim .status').get_by_text('row 8, column 8, block 2').wait_for()
     median = quickest_median(tab, '.mim canvas')
     print(f'\nhover to redraw, 196 patches, 12 heads, in JupyterLab: {median:.1f} ms')
-    assert median < 150
+    assert median < SLACK * 150
     choose_in(tab, 'Block', 'block 1')
     tab.get_by_label('Share').fill('0.5')
     tab.get_by_label('hide patches').check()
