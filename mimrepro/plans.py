@@ -132,7 +132,7 @@ def run_jobs(jobs: list[Job], runner: Callable, folder: str | Path = 'paper_figu
         try: record = run_job(job, runner, Path(folder))
         except Exception as error:
             failed.append(error)
-            print(f'{done}/{len(jobs)} {place} failed: {error}', file=sys.stderr, flush=True)
+            print(f'{done}/{len(jobs)} {place} failed: {type(error).__name__}: {str(error).strip()}', file=sys.stderr, flush=True)
             continue
         left = (time.time() - started) / done * (len(jobs) - done)
         numbers = ', '.join(f'{name} {record.metrics[name]:.4g}' for name in sorted(job.missing & record.metrics.keys()))

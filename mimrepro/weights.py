@@ -147,7 +147,8 @@ def save_pretrained(model: Method, folder: Path, recipe: Recipe):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'recipe.json').write_text(json.dumps(asdict(recipe), indent=1))
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / 'model.safetensors')
+    apart = {name: value.clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()}  # a weight with two names is written under both
+    save_file(apart, folder / 'model.safetensors')
 
 
 def load_pretrained(source: str,                 # folder of ours; or file or hub id of the authors', with `method`

@@ -1,9 +1,11 @@
 """Records under several writers, and pages that say nothing but what records and papers say"""
+import json
 import multiprocessing as mp
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from mimrepro.papers import find_items, published, published_papers
 from mimrepro.protocols import protocol_named
 from mimrepro.records import Record, read_records, write_record
 from mimrepro.report import ledger, write_page
+from mimrepro.weights import load_pretrained, save_pretrained
 
 PAGES = Path(__file__).parents[1] / 'paper_figures'
 
@@ -105,3 +108,14 @@ def test_workers_end_with_their_parent(tmp_path):
         time.sleep(.2)
     parent.kill()
     parent.stderr.read()  # ends when the last of them has
+
+
+@pytest.mark.parametrize('where', sorted({(item.paper, item.id) for known in find_items().values() for item in known.values() if item.rows}), ids='-'.join)
+def test_every_row_can_be_built_and_a_small_one_kept(where, tmp_path):
+    for scale, recipe in {json.dumps(asdict(recipe)): (scale, recipe) for row in find_items()[where[0]][where[1]].rows for scale, recipe in row.recipes.items()}.values():
+        with torch.device('cpu' if scale == 'demo' else 'meta'):
+            method = build(recipe)
+        if scale == 'demo':
+            save_pretrained(method, tmp_path, recipe)
+            kept = load_pretrained(str(tmp_path)).state_dict()
+            assert all(torch.equal(value, kept[name]) for name, value in method.state_dict().items())

@@ -55,14 +55,16 @@ third_loss = Item('localmim', 'figure-third-party-loss', 'Loss of that run', 'ab
                   note='Ours is the loss at the end of a short training; the curve over epochs is `losses.svg` beside this page.')
 
 # %% ../../nbs/53_localmim.ipynb #472ef671
-def located(name: str, paper: tuple, small: tuple, demo: tuple) -> Row:
-    "The base with its tasks after other blocks"
-    return Row(name, {scale: replace(base[scale], model={**base[scale].model, 'taps': taps}) for scale, taps in (('paper', paper), ('small', small), ('demo', demo))})
+def located(name: str, scales: tuple | None = None, **taps: tuple) -> Row:
+    "The base with its tasks after other blocks, at each scale, and at other grids"
+    grids = {'scales': scales} if scales else {}
+    return Row(name, {at: replace(base[at], model={**base[at].model, 'taps': blocks, **grids}) for at, blocks in taps.items()})
 
 
 location = Item('localmim', 'table-A-location', 'Where the tasks stand', 'ablation',
-                (Row('ViT-B 2, 4, 10, 12', base), located('evenly spaced', (2, 5, 8, 11), (1, 2, 4, 5), (0, 1, 2, 3)), located('shallow only', (1, 3, 5, 7), (0, 1, 2, 3), (0, 1, 2, 2))), (ft, lin, knn),
-                (gains('ViT-B 2, 4, 10, 12', 'shallow only', text='Tasks at shallow and deep blocks are better than at shallow ones alone for linear probing'),), labels=('backbone', 'blocks_supervised_one_based'))
+                (Row('ViT-B 2, 4, 10, 12', base), located('deep only', paper=(8, 9, 10, 11), small=(2, 3, 4, 5)), located('the last block only', (1,), paper=(11,), small=(5,), demo=(3,))), (ft, lin, knn),
+                (gains('ViT-B 2, 4, 10, 12', 'deep only', text='Tasks at shallow and deep blocks are better than at deep ones alone for linear probing'),
+                 gains('ViT-B 2, 4, 10, 12', 'the last block only', text='and better than one task after the last block')), labels=('backbone', 'blocks_supervised_one_based'))
 scale_table = varied('table-A-scale', 'Scale of the target at each task', labels=('backbone', 'grids'), changes={'ViT-B 56, 28, 14, 7': {}, 'the same scale everywhere': dict(scales=(1, 1, 1, 1))},
                      claims=(gains('ViT-B 56, 28, 14, 7', 'the same scale everywhere', text='Fine targets for shallow layers are better than one scale everywhere for linear probing'),))
 decoder = varied('table-A-decoder', 'Size of the local decoders', labels=('backbone', 'blocks'), changes={'ViT-B 1': {}, 'two blocks': dict(decoder_depth=2)},
