@@ -173,10 +173,13 @@ def what_of_workers(self: Workers, error: Exception) -> str:
     if not self.number or str(error).startswith('Caught '): return ''  # raised by the dataset
     if isinstance(error, RuntimeError):
         return f'{error.__cause__ or ""} {error}' if re.match('DataLoader (worker|timed out)', str(error)) else ''
-    for _ in range(20):
-        if ended := {child.pid: child.exitcode for child in self.children() if child.exitcode is not None}:
-            return ' '.join(f'process {pid} is killed by signal: {signal.strsignal(-code)}.' if code < 0 else f'process {pid} has ended.' for pid, code in ended.items())
-        time.sleep(.05)
+    try:
+        for _ in range(20):
+            if ended := {child.pid: child.exitcode for child in self.children() if child.exitcode is not None}:
+                return ' '.join(f'process {pid} is killed by signal: {signal.strsignal(-code)}.' if code < 0 else f'process {pid} has ended.' for pid, code in ended.items())
+            time.sleep(.05)
+    except RuntimeError as heard:  # PyTorch's handler of a child's death raises wherever the program is
+        return str(heard)
     return ''
 
 # %% ../nbs/10a_workers.ipynb #c912c83e
