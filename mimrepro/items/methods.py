@@ -78,6 +78,6 @@ def draw_budget(item: Item, records: list[Record]) -> Figure:
     return figure
 
 
-equal_compute = Item('methods', 'equal-compute', 'Every method over the operations it took', 'ablation', by_length, (Column('lin', 'linear'), Column('knn', 'kNN'), Column('pflop', 'PFLOP of training', 'other', digits=2)),
+equal_compute = Item('methods', 'equal-compute', 'Every method over the operations it took', 'ablation', by_length, (Column('lin', 'linear'), Column('knn', 'kNN'), Column('pflop', 'PFLOP of training', 'other', digits=4)),
                      tuple(gains(f'{name} 12', f'{name} 3', text=f'{name} learns more in twelve epochs than in three') for name in (row.name for row in rows)), figure=draw_budget)
 items = {item.id: item for item in (equal_images, every_protocol, equal_compute)}
