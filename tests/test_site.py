@@ -2,7 +2,6 @@
 import functools
 import json
 import resource
-import shutil
 import subprocess
 import sys
 import threading
@@ -177,19 +176,6 @@ def server(site):
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f'http://127.0.0.1:{running.server_address[1]}'
         running.shutdown()
-
-
-@pytest.fixture(scope='module')
-def browser():
-    "Chromium, driven by playwright"
-    chromium = next((found for name in ('chromium', 'chromium-browser', 'google-chrome') if (found := shutil.which(name))), None)
-    if not chromium:
-        pytest.skip('no chromium on this machine')
-    sync = pytest.importorskip('playwright.sync_api', reason='the browser tests need pip install playwright')
-    with sync.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
-        yield running
-        running.close()
 
 
 @pytest.fixture
