@@ -2,16 +2,16 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_model
 
 from mimrepro.cli import main
 from mimrepro.data import open_source
-from mimrepro.method import change, recipe_named
+from mimrepro.method import build, change, recipe_named
 from mimrepro.scenes import Scenes
 from mimrepro.trainer import Trainer
 
@@ -73,3 +73,14 @@ def test_broken_images_are_named_and_training_goes_on(pictures, tmp_path, recwar
 def test_settings_that_cannot_be_are_refused(pictures, tmp_path, capsys, change_, says):
     assert main(['pretrain', 'mae/demo', *CHANGES, change_, '--data', str(pictures), '--run', str(tmp_path / 'run')]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('method, shows', [('cmae', 'normalised pixels'), ('lcmae', 'normalised pixels'), ('localmim', 'gradients'), ('extrema', None)])
+def test_what_a_method_predicts_is_drawn(pictures, tmp_path, capsys, method, shows):
+    recipe = recipe_named(f'{method}/demo')
+    (tmp_path / 'recipe.json').write_text(json.dumps(asdict(recipe)))
+    save_model(build(recipe), tmp_path / 'model.safetensors')
+    code = main(['show', str(next(pictures.glob('*/*.png'))), str(tmp_path), '--out', str(tmp_path / 'drawn.png')])
+    said = capsys.readouterr()
+    assert (code, (tmp_path / 'drawn.png').exists()) == ((0, True) if shows else (2, False))
+    assert shows in said.out if shows else 'predicts nothing that could be drawn' in said.err

@@ -6,21 +6,20 @@
 __all__ = ['commands', 'probe', 'evaluate', 'protocols', 'show']
 
 # %% ../../nbs/42_judge.ipynb #ac0ab8fc
-import json
 from pathlib import Path
 
 import torch
 
 from .. import evaluate as evaluation
-from ..data import decode, open_source
+from ..data import open_source
+from ..explorers.reconstruct import ReconstructionExplorer, model_of
 from ..features import image_size, pixel_features, scores
 from ..linear import linear_probe
-from ..method import literal, load_method
+from ..method import literal
+from ..painted import label_of, tasks_of
 from ..protocols import find_protocols, protocol_named
 from ..reproduce import judged, labelled
-from ..show import show_images
-from ..views import evaluation_view, normalise
-from ..weights import load_encoder, load_pretrained
+from ..weights import load_encoder
 
 # %% ../../nbs/42_judge.ipynb #107f1897
 def probe(checkpoint: str,     # run folder, file or hub id of a ViT encoder
@@ -73,21 +72,17 @@ def protocols(name: str = '',  # of one: its settings instead of the list
 def show(image: str,          # a picture
          checkpoint: str,     # run folder, or a file of the authors' (with --method)
          out: str = 'reconstruction.png',  # where to draw
-         method: str = '',    # whose checkpoint it is, for files of the authors': mae
+         method: str = '',    # whose checkpoint it is, for files of the authors': mae, cmae, localmim, lcmae
          seed: int = 0,       # of the mask
          ratio: float = -1.,  # share of patches to hide; -1: as in training
          true_statistics: bool = False,    # draw a normalised-pixel model with the true means and contrasts, which leaks the answer; labelled
          ) -> list[dict]:
     "Draw original, masked, output and pasted for one picture\nExample: mimrepro show cat.jpg runs/photos --ratio 0.8"
-    model, name = load_pretrained(checkpoint, method or None).eval(), method or json.loads((Path(checkpoint) / 'recipe.json').read_text())['method']
-    if not hasattr(load_method(name), 'reconstruct'):
-        raise ValueError(f'{name} predicts no pixels that could be drawn')
-    picture = evaluation_view(decode(Path(image).read_bytes())[None], image_size(model.encoder))
-    draws = model.draw(1, torch.Generator().manual_seed(seed))
-    options = dict(statistics='true' if true_statistics else 'visible', ratio=None if ratio < 0 else ratio)
-    pictures, label = load_method(name).reconstruct(model, dict(x=normalise(picture)), draws, **options)
-    show_images([p[0] for p in pictures.values()], list(pictures), size=2.2, suptitle=label).savefig(out, dpi=110)
-    return [dict(drawn=out, shows=label)]
+    name, model = model_of(checkpoint, method)
+    explorer = ReconstructionExplorer({name: model}, {Path(image).name: image}, ratio=model.mask_ratio if ratio < 0 else ratio, seed=seed,
+                                      statistics='true' if true_statistics else 'near')
+    explorer.picture().savefig(out, dpi=110)
+    return [dict(drawn=out, shows=label_of(tasks_of(model)[0], explorer.statistics))]
 
 # %% ../../nbs/42_judge.ipynb #6be427f6
 commands = (probe, evaluate, protocols, show)
