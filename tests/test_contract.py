@@ -178,12 +178,12 @@ def test_recipes_say_whose_they_are(name):
 
 
 @pytest.mark.parametrize('name, arguments, collapses', [
-    ('extrema', {}, False), ('extrema', dict(predictor=False, momentum=0.), True), ('lcmae', {}, False), ('lcmae', dict(momentum=None), True)])
+    ('extrema', {}, False), ('extrema', dict(momentum=0.), True), ('lcmae', {}, False), ('lcmae', dict(momentum=None), True), ('lcmae', dict(predictor_depth=0), True)])
 def test_the_trainer_warns_of_a_collapse(name, arguments, collapses, tmp_path):
     "Without its predictor or its slow copy a method that only asks for agreement lets all images look alike"
     recipe = load_method(name).recipes['demo']
     small = dict(img_size=16, embed_dim=48, depth=2, num_heads=2)
-    recipe = replace(recipe, model={**recipe.model, **small, **arguments}, batch=32, epochs=1, warmup_epochs=0., base_lr=8 * recipe.base_lr, precision='fp32')
+    recipe = replace(recipe, model={**recipe.model, **small, **arguments}, batch=32, epochs=1, warmup_epochs=0., base_lr=16 * recipe.base_lr, precision='fp32')
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         Trainer(recipe, open_source('scenes:24', n=32 * 60), tmp_path / 'run', 'cpu', progress=False, log_every=10).fit()
