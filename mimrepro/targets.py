@@ -36,6 +36,8 @@ class PCATarget(nn.Module):
             raise ValueError(f'{components} principal components of patches with {patch_dim} numbers: ask for at most {patch_dim}')
         self.register_buffer('mean', torch.zeros(patch_dim))
         self.register_buffer('directions', torch.zeros(patch_dim, components))
+        self.fitted = False
+        self.register_load_state_dict_post_hook(lambda module, keys: setattr(module, 'fitted', bool(module.directions.any())))
 
     @torch.no_grad()
     def fit(self, patches: Tensor):
@@ -44,10 +46,11 @@ class PCATarget(nn.Module):
         self.mean.copy_(flat.mean(0))
         values, vectors = torch.linalg.eigh((flat - self.mean).T.cov())
         self.directions.copy_(vectors.flip(1)[:, :self.directions.shape[1]])
+        self.fitted = True
 
     def forward(self, patches: Tensor) -> Tensor:
         "`B N p*p*C` -> `B N components`"
-        if not self.directions.any():
+        if not (self.fitted or self.directions.is_meta):
             raise RuntimeError('the principal directions have not been fitted: call fit(patches) with patches of training images first')
         return (patches - self.mean) @ self.directions
 
