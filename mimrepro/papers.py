@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['grades', 'scales', 'Cell', 'Entry', 'read_entry', 'Published', 'one_of', 'published_papers', 'published', 'Row',
            'variants', 'Measure', 'Column', 'Claim', 'gains', 'few_images', 'at_demo', 'turned', 'Item', 'ablation',
-           'find_items', 'Verdict', 'standard_error', 'one_seed_error', 'judge']
+           'find_items', 'Verdict', 'standard_error', 'test_error', 'judge', 'askable']
 
 # %% ../nbs/30_papers.ipynb #8efd5662
 import math
@@ -19,6 +19,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 import yaml
+from scipy.special import stdtrit
 
 from .method import Recipe, nearest
 
@@ -259,7 +260,7 @@ class Verdict(NamedTuple):
     "What the numbers say about a claim"
     word: str            # holds, fails, undecided or not run
     effect: float = 0.   # mean over seeds, in the unit of the claim
-    margin: float = 0.   # two standard errors
+    margin: float = 0.   # half of the interval of 95 %
     seeds: int = 0
 
 # %% ../nbs/30_papers.ipynb #2bc8db11
@@ -267,13 +268,14 @@ def standard_error(metrics: dict,  # of one row and seed
                    column: Column) -> float:
     "How uncertain one number is by the finite test set: 0 when computed, infinite when unknown"
     if column.kind == 'computed': return 0.
-    if column.kind != 'accuracy' or 'test_images' not in metrics: return math.inf
+    elsewhere = any(measure.data or 'images' in measure.settings for measure in column.measures.values())
+    if column.kind != 'accuracy' or elsewhere or 'test_images' not in metrics: return math.inf
     images = metrics['test_images']
     p = (metrics[column.metric] / 100 * images + 1) / (images + 2)
     return 100 * math.sqrt(p * (1 - p) / images)
 
 
-def one_seed_error(claim: Claim, item: Item,
+def test_error(claim: Claim, item: Item,
                    rows: dict,  # row -> metrics, of one seed
                    ) -> float:
     "Standard error of a claim's effect from the noise of the test alone"
@@ -298,7 +300,18 @@ def judge(claim: Claim, item: Item,
     effects = [claim.test(rows) for rows in complete]
     if not all(map(math.isfinite, effects)):
         raise ValueError(f'{item.paper} {item.id}: the test of {claim.text!r} gave {effects}, expected finite numbers')
-    effect = mean(effects)
-    margin = 2 * (stdev(effects) / math.sqrt(len(effects)) if len(effects) > 1 else one_seed_error(claim, item, complete[0]))
+    effect, n = mean(effects), len(effects)
+    noise = 2 * math.sqrt(mean(test_error(claim, item, rows) ** 2 for rows in complete))
+    spread = stdtrit(n - 1, .975) * stdev(effects) / math.sqrt(n) if n > 1 else 0.
+    margin = math.hypot(spread, noise if n == 1 or math.isfinite(noise) else 0.)
     undecided = min(effects) <= 0 <= max(effects) or abs(effect) <= margin
-    return Verdict('undecided' if undecided else 'holds' if effect > 0 else 'fails', effect, margin, len(effects))
+    return Verdict('undecided' if undecided else 'holds' if effect > 0 else 'fails', effect, margin, n)
+
+
+def askable(claim: Claim, item: Item, scale: str) -> bool:
+    "Whether an item has the rows and columns at a scale that a claim reads; computed columns are filled at the scale of the paper"
+    columns = [column for column in item.columns if column.metric in claim.needs]
+    computed = {column.kind == 'computed' for column in columns}
+    at = 'paper' if computed == {True} else scale
+    return len(computed) == 1 and at == scale and all(column.at(at) or computed == {True} for column in columns) and all(
+        at in row.recipes for row in item.rows if not claim.rows or row.name in claim.rows)
