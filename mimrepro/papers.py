@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['grades', 'scales', 'Cell', 'Entry', 'read_entry', 'Published', 'one_of', 'published_papers', 'published', 'Row',
-           'variants', 'Measure', 'Column', 'Claim', 'gains', 'few_images', 'at_demo', 'turned', 'Item', 'ablation',
-           'find_items', 'Verdict', 'standard_error', 'test_error', 'judge', 'askable']
+           'variants', 'Measure', 'Column', 'Claim', 'gains', 'near', 'few_images', 'at_demo', 'turned', 'Item',
+           'ablation', 'find_items', 'Verdict', 'standard_error', 'test_error', 'judge', 'askable']
 
 # %% ../nbs/30_papers.ipynb #8efd5662
 import math
@@ -173,6 +173,12 @@ def gains(better: str, worse: str,     # names of rows
     "That one row has more of something than another"
     return Claim(text or f'{better} is better than {worse} by {metric}' + (f', by at least {by:g}' if by else ''),
                  lambda rows: rows[better][metric] - rows[worse][metric] - by, (metric,), (better, worse))
+
+
+def near(values: dict[str, float],  # row -> published value
+         metric: str, within: float, text: str) -> Claim:
+    "That our rows come as near to published values"
+    return Claim(text, lambda rows: within - max(abs(rows[name][metric] - value) for name, value in values.items()), (metric,), tuple(values))
 
 
 def few_images(recipe: Recipe,  # that trains on the built-in scenes

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['legend', 'report_style', 'save_figure', 'cases', 'number', 'is_numeric', 'positions', 'along', 'draw_published',
            'draw_measured', 'finish_panel', 'title_of', 'has_numbers', 'draw_panel', 'draw_curve', 'draw_cases',
-           'draw_images', 'as_panel', 'draw_across', 'write_page', 'draw_item', 'runs_at', 'heading', 'ledger_lines',
-           'ledger']
+           'draw_images', 'as_panel', 'draw_across', 'write_page', 'draw_item', 'hours_text', 'runs_at', 'heading',
+           'standings', 'ledger_lines', 'ledger']
 
 # %% ../nbs/31_report.ipynb #c0c48ec4
+import json
 import re
 import textwrap
 from collections.abc import Iterable
@@ -24,9 +25,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .papers import Cell, Column, Item, askable, find_items, published, published_papers, scales
-from .records import Record, groups, no_images, read_records
+from .records import Record, groups, no_images, read_records, resolve, run_key
 from .show import colours, markers
-from .tables import caption, claim_verdicts, columns_of, command, escape, label_columns, measured, row_text, settings_markdown, sources, spoken, table_lines, table_markdown, verdict_lines, where
+from .tables import caption, claim_verdicts, columns_of, command, escape, label_columns, measured, row_text, settings_markdown, sources, spoken, table_lines, table_markdown, trained, verdict_lines, where
 
 # %% ../nbs/31_report.ipynb #eb00ea6c
 @contextmanager
@@ -229,7 +230,8 @@ def write_page(item: Item, folder: str | Path = 'paper_figures') -> Path: # the 
     table = settings_markdown(item) if item.kind == 'settings' else table_markdown(item, records) if item.kind != 'pictures' or item.columns else ''
     made = [f'- {caption(item, *group, runs)}' for group, runs in found.items()]
     known = {scale for scale, data in found if data != no_images}
-    made += [f'- {scale}: not run; `{command(item, scale, no_images, [])}`' for scale in scales if scale not in known and runs_at(item, scale)]
+    price = {'paper': hours_text(item, Path(folder) / 'costs.json')}
+    made += [f'- **{scale}**: not run; {trained(item, scale)}{price.get(scale, "")}; `{command(item, scale, no_images, [])}`' for scale in scales if scale not in known and runs_at(item, scale)]
     parts = [f'# {heading(item)}', f'<img src="{picture}" width="700" alt="{item.title}">' if picture else '',
              item.note, table, '\n'.join(verdict_lines(item, records)), legend if picture == 'figure.svg' else '', '\n'.join(made),
              '\n'.join(f'- {line}' for line in sources(item))]
@@ -248,6 +250,15 @@ def draw_item(item: Item, records: list[Record], home: Path) -> str: # name of t
     return name if figure else ''
 
 
+def hours_text(item: Item, costs: Path) -> str: # '' where they were not predicted
+    "What the trainings of an item would take at the scale of the paper"
+    known = json.loads(costs.read_text()) if costs.exists() else dict(hours={})
+    keys = {run_key(resolve(row.recipes['paper'], 0)) for row in item.rows if 'paper' in row.recipes}
+    if not keys <= known['hours'].keys(): return ''
+    hours = sum(known['hours'][key] for key in keys)
+    return f'; predicted: {float(f"{hours:.2g}"):,.0f} hours of one {known["device"]} to pre-train {len(keys)} model{"s" if len(keys) > 1 else ""}'
+
+
 def runs_at(item: Item, scale: str) -> bool:
     "Whether an item has something to run at a scale"
     return any(scale in row.recipes for row in item.rows) and bool(item.draw or any(column.at(scale) and column.kind != 'computed' for column in item.columns))
@@ -260,21 +271,30 @@ def heading(item: Item) -> str:
     return f'{item.title or "title not read"} ({paper}, {number})'
 
 # %% ../nbs/31_report.ipynb #18884a14
+def standings(item: Item, records: list[Record]) -> list[tuple[str, dict]]: # a claim and scale -> [(word, data)]
+    "What every scale says about each claim of an item; nothing where it cannot be asked"
+    found = claim_verdicts(item, records)
+    asked = [[askable(claim, item, scale) for scale in scales] for claim in item.claims] or [[False] * len(scales)] * len(found)
+    said = [(text, {group: verdict.word for group, verdict in judged.items()}, can) for (text, judged), can in zip(found, asked)]
+    lines = []
+    for text, words, can in said or [('no claim', dict.fromkeys(groups(item, records), 'recorded'), [runs_at(item, scale) for scale in scales])]:
+        heard = {scale: [(word, 'computed' if data == no_images else data) for (at, data), word in words.items() if at == scale] for scale in scales}
+        lines.append((text, {scale: heard[scale] or [('not run', '')] * possible for scale, possible in zip(scales, can)}))
+    return lines
+
+
 def ledger_lines(items: dict[str, Item], records: list[Record],
                  words: dict[str, list],  # scale -> verdicts so far; filled here
                  ) -> list[str]:
     "One line per claim of every item: what each scale says"
     lines = []
     for item in items.values():
-        name, found = f'[{escape(item.id)}]({item.paper}/{item.id}/table.md): {escape(item.title)}', claim_verdicts(item, records)
-        asked = [[askable(claim, item, scale) for scale in scales] for claim in item.claims] or [[False] * len(scales)] * len(found)
-        said = [(text, {group: verdict.word for group, verdict in judged.items()}, can) for (text, judged), can in zip(found, asked)]
-        for text, judged, asked in said or [('no claim', dict.fromkeys(groups(item, records), 'recorded'), [runs_at(item, scale) for scale in scales])]:
-            cells = {scale: [] for scale in scales}
-            for (scale, data), word in judged.items(): cells[scale].append((word, f'{word} ({"computed" if data == no_images else data})'))
-            for scale, can in zip(scales, asked): cells[scale] += [('not run', 'not run')] if can and not cells[scale] else []
-            if said: [words[scale].append(word) for scale, cell in cells.items() for word, _ in cell]
-            lines.append('| ' + ' | '.join([name, escape(text), *('; '.join(shown for _, shown in cell) for cell in cells.values())]) + ' |')
+        name = f'[{escape(item.id)}]({item.paper}/{item.id}/table.md): {escape(item.title)}'
+        for text, said in standings(item, records):
+            if text != 'no claim':
+                for scale in scales: words[scale] += [word for word, _ in said[scale]]
+            shown = ['; '.join(f'{word} ({data})' if data else word for word, data in cell) for cell in said.values()]
+            lines.append('| ' + ' | '.join([name, escape(text), *shown]) + ' |')
     return lines
 
 # %% ../nbs/31_report.ipynb #151f41da
@@ -292,7 +312,8 @@ def ledger(folder: str | Path = 'paper_figures',
     counts = [f'- {scale}: ' + ', '.join(f'{found.count(word)} {word}' for word in ('holds', 'fails', 'undecided', 'not run'))
               for scale, found in words.items() if found]
     head = ['# Which claims hold', 'Every claim of every table and figure that we run, and what our records say about it at each scale. '
-            'A claim that fails at a small scale may hold at the size of the paper, and the other way round.', '\n'.join(counts)]
+            'A claim that fails at a small scale may hold at the size of the paper, and the other way round. Among many claims some verdicts are chance: about one in twenty of those '
+            'without any truth in them would be called holding or failing. A cell is empty where a scale has not the rows or the protocol that a claim reads.', '\n'.join(counts)]
     path = Path(folder) / 'README.md'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text('\n\n'.join(part for part in head + lines if part) + '\n', encoding='utf-8')

@@ -210,7 +210,7 @@ def outline(jobs: list[Job],
         r, trains = job.recipe, not job.computed and job.key not in seen
         lines.append(dict(paper=job.item.paper, item=job.item.id, row=job.row.name, scale='computed' if job.computed else job.scale, seed=r.seed, run=job.key,
                           training='none' if job.computed else 'shared' if job.key in seen else f'{r.epochs} epochs of {r.data or "your images"}, batch {r.batch}',
-                          hours=round(hours(r), 3) if hours and trains and r.data else '', missing=' '.join(sorted(job.missing))))
+                          hours=float(f'{hours(r):.3g}') if hours and trains and r.data else '', missing=' '.join(sorted(job.missing))))
         seen.add(job.key)
     return lines
 

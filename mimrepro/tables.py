@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['marks', 'mark_text', 'as_text', 'escape', 'spoken', 'cell_text', 'mean_text', 'label_columns', 'where', 'table_lines',
            'row_text', 'switches', 'own_labels', 'columns_of', 'measured', 'headings', 'table_rows', 'label_text',
-           'table_markdown', 'span', 'command', 'caption', 'sources', 'in_print', 'claim_verdicts', 'differences',
-           'verdict_lines', 'settings_markdown']
+           'table_markdown', 'span', 'command', 'trained', 'caption', 'sources', 'in_print', 'claim_verdicts',
+           'differences', 'verdict_lines', 'settings_markdown']
 
 # %% ../nbs/30d_tables.ipynb #7ab1e002
 import re
 from collections.abc import Iterable
+from dataclasses import asdict
 from statistics import mean, stdev
 
 from .papers import Cell, Claim, Column, Item, Verdict, askable, published, published_papers, scales
@@ -151,14 +152,25 @@ def command(item: Item, scale: str, data: str, records: list[Record]) -> str:
         f' --seeds {",".join(map(str, seeds))}' if seeds not in ([], [0]) else '')
 
 # %% ../nbs/30d_tables.ipynb #0a6e6452
+def trained(item: Item, scale: str) -> str:
+    "What is trained at a scale: the recipes, and what the rows change in them"
+    recipes = [row.recipes[scale] for row in item.rows if scale in row.recipes]
+    flat = [{**asdict(recipe), **recipe.model} for recipe in recipes]
+    same = {'name', 'model', 'row', 'reaches', 'source', 'gpu_hours', 'seed'}
+    varied = sorted({key for one in flat for key in one if key not in same and len({str(other.get(key)) for other in flat}) > 1})
+    names = ', '.join(f'`{name}`' for name in dict.fromkeys(recipe.name for recipe in recipes))
+    changed = f'; rows differ in {", ".join(f"`{key}`" for key in varied)}' if varied and len({recipe.method for recipe in recipes}) == 1 else ''
+    return f'recipe {names} ({span({r.epochs for r in recipes})} epochs of {usual_data(item, scale) or "your images"}, batch {span({r.batch for r in recipes})}){changed}'
+
+
 def caption(item: Item, scale: str, data: str, records: list[Record]) -> str:
     "How a group of records was made, in one line"
     if data == no_images: return f"**computed** from the paper's recipes, no training; made by `{command(item, 'demo', data, records)}`"
     tests = {int(record.metrics['test_images']) for record in records if 'test_images' in record.metrics}
-    facts = [f'{span({r.recipe["epochs"] for r in records})} epochs, {span({r.images_seen for r in records})} images seen a row',
+    facts = [f'{span({r.images_seen for r in records})} images seen a row',
              f'{len(seeds)} seeds (± is their standard deviation)' if len(seeds := {r.seed for r in records}) > 1 else 'one seed',
              *([f'accuracy on {span(tests)} test images'] if tests else []), ' and '.join(sorted({r.device for r in records}))]
-    return f'**{scale}, {data}** ({scales[scale]}): {"; ".join(facts)}; made by `{command(item, scale, data, records)}`'
+    return f'**{scale}, {data}** ({scales[scale]}): {trained(item, scale)}; {"; ".join(facts)}; made by `{command(item, scale, data, records)}`'
 
 
 def sources(item: Item) -> list[str]:

@@ -1,6 +1,7 @@
 """Records under several writers, and pages that say nothing but what records and papers say"""
 import json
 import multiprocessing as mp
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from mimrepro.method import build, load_method, method_names
 from mimrepro.papers import find_items, published, published_papers
 from mimrepro.protocols import protocol_named
 from mimrepro.records import Record, read_records, write_record
-from mimrepro.report import ledger, write_page
+from mimrepro.report import ledger, runs_at, standings, write_page
+from mimrepro.settings import settings_rows
+from mimrepro.tables import cell_text, command, in_print, label_columns, table_lines
 from mimrepro.weights import load_pretrained, save_pretrained
 
 PAGES = Path(__file__).parents[1] / 'paper_figures'
@@ -55,9 +58,56 @@ def test_pages_come_out_of_their_records(tmp_path):
     for item in shown:
         home = tmp_path / item.paper / item.id
         shutil.copytree(PAGES / item.paper / item.id, home)
+        shutil.copy(PAGES / 'costs.json', tmp_path)
         assert write_page(item, tmp_path).read_text() == (PAGES / item.paper / item.id / 'table.md').read_text(), f'{item.paper} {item.id}: draw the page again'
     if (PAGES / 'README.md').exists():
         assert ledger(tmp_path, items).read_text() == (PAGES / 'README.md').read_text(), 'write the ledger again'
+
+
+def wrong_cells(item, page):
+    "Published cells of a page that say anything else than what was read, or a number that nobody did"
+    lines = [[cell.strip(' *') for cell in re.split(r'(?<!\\)\|', line)[1:-1]] for line in page.splitlines() if line.startswith('| ')][2:]
+    if item.kind == 'settings':
+        pairs = [(line[2], cell) for line, (_, _, cell, _, _) in zip(lines, settings_rows(item), strict=True)]
+    else:
+        labels = label_columns(item)
+        theirs = [name for name in item.entry.columns if name not in labels]
+        pairs = [(line[len(labels) + place], cells[name]) for line, (_, cells) in zip(lines, table_lines(item), strict=True) if cells for place, name in enumerate(theirs)]
+    return [(text, cell) for text, cell in pairs if text != cell_text(cell).strip(' *') or (text == 'not verified') != (cell.grade == 'unverified')]
+
+
+with_tables = [item for known in find_items().values() for item in known.values() if item.entry and item.entry.columns and (item.kind != 'pictures' or item.columns)]
+
+
+def test_no_page_shows_as_published_what_nobody_read():
+    for item in with_tables:
+        assert not wrong_cells(item, (PAGES / item.paper / item.id / 'table.md').read_text()), f'{item.paper} {item.id}'
+
+
+def test_a_page_that_shows_a_remembered_number_is_found():
+    item = find_items()['cmae']['table-2']
+    page, remembered = (PAGES / 'cmae/table-2/table.md').read_text(), next(cell for cell in item.entry.column('acc') if cell.grade == 'unverified' and cell.value)
+    assert wrong_cells(item, page.replace('not verified |', f'{remembered.value} |', 1)) == [(str(remembered.value), remembered)]
+    assert wrong_cells(item, page.replace('| 84.7 |', '| 84.8 |', 1))
+
+
+def test_claims_of_the_papers_hold_in_their_own_numbers():
+    known = {(item.paper, item.id, claim.text): in_print(item, claim) for items in find_items().values() for item in items.values() for claim in item.claims}
+    shown = {place: effect for place, effect in known.items() if effect is not None}
+    wrong = {place for place, effect in shown.items() if effect <= 0}
+    assert len(shown) > 60 and not wrong, wrong
+
+
+def test_nothing_compared_is_nothing_claimed():
+    items = find_items()
+    assert standings(items['cmae']['table-1'], [])[0][0] == 'no claim'  # a table of words that nobody read
+    assert [(word, data) for word, data in standings(items['localmim']['table-S-ade20k'], [])[0][1]['paper']] == [('holds', 'computed')]
+
+
+def test_what_was_not_run_has_its_recipe_cost_and_command():
+    for item in (item for known in find_items().values() for item in known.values() if runs_at(item, 'paper')):
+        line = next(line for line in (PAGES / item.paper / item.id / 'table.md').read_text().splitlines() if line.startswith('- **paper**: not run; recipe `'))
+        assert re.search(r'predicted: [\d,]+ hours of one NVIDIA H200', line) and f'`{command(item, "paper", "no images", [])}`' in line, line
 
 
 @pytest.mark.parametrize('name', method_names())

@@ -67,18 +67,22 @@ simmim = varied('table-T-simmim', 'Guidance on a SimMIM-style model', changes={'
 # %% ../../nbs/54_lcmae.ipynb #ca1077fa
 on_paper = lambda protocol, key='top1', data='': {'paper': Measure(protocol, key, data=data)}
 ade20k = Item('lcmae', 'table-T-ade20k', 'Semantic segmentation', 'ablation', tuple(Row(f'{row.name} ViT-B/16', row.recipes) for row in pair),
-              (Column('miou', 'mIoU', published='mIoU', measures={'paper': Measure('segment-ade20k', 'miou'), 'demo': Measure('segment-scenes', 'miou', dict(iterations=100))}),),
+              (Column('miou', 'mIoU', 'other', published='mIoU', measures={'paper': Measure('segment-ade20k', 'miou'), 'demo': Measure('segment-scenes', 'miou', dict(iterations=100))}),),
               (gains('LC-MAE ViT-B/16', 'MAE ViT-B/16', 'miou', text='LC-MAE segments better than MAE'),), labels=('method', 'backbone'))
 inat = Item('lcmae', 'table-T-inat', 'Transfer to iNaturalist', 'ablation', pair,
-            tuple(Column(f'inat{year}', f'iNat {year}', measures=on_paper('finetune-lcmae', data=f'torch/inat{year}'), published=f'iNat {year}') for year in (2018, 2019, 2021)))
+            tuple(Column(f'inat{year}', f'iNat {year}', measures=on_paper('finetune-lcmae', data=f'torch/inat{year}'), published=f'iNat {year}') for year in (2018, 2019, 2021)),
+            tuple(gains('LC-MAE', 'MAE', f'inat{year}', text=f'LC-MAE is better than MAE on iNaturalist {year}') for year in (2018, 2019, 2021)))
 fgvc = Item('lcmae', 'table-T-fgvc', 'Transfer to small sets', 'ablation', pair,
-            tuple(Column(name, label, published=label, measures=on_paper('finetune-lcmae', data=f'torch/{name}')) for name, label in (('cifar10', 'CIFAR-10'), ('cifar100', 'CIFAR-100'))))
+            tuple(Column(name, label, published=label, measures=on_paper('finetune-lcmae', data=f'torch/{name}')) for name, label in (('cifar10', 'CIFAR-10'), ('cifar100', 'CIFAR-100'))),
+            tuple(gains('LC-MAE', 'MAE', name, text=f'LC-MAE is better than MAE on {label}') for name, label in (('cifar10', 'CIFAR-10'), ('cifar100', 'CIFAR-100'))))
 shifts = {'IN-A': ('imagenet-a', 'top1'), 'IN-R': ('imagenet-r', 'top1'), 'IN-C': ('imagenet-c', 'mce'), 'IN-Sketch': ('imagenet-sketch', 'top1'), 'IN-V2': ('imagenet-v2', 'top1'),
           'ObjectNet': ('objectnet', 'top1')}
 robust = Item('lcmae', 'table-T-robust', 'Robustness', 'ablation', pair, (
     *(Column(protocol.replace('-', '_'), name, 'other', published=name, measures=on_paper(protocol, key)) for name, (protocol, key) in shifts.items()),
     Column('corrupted', 'corrupted images', published='(none)', measures={'demo': Measure('corruptions', 'acc_3', dict(severities=(3,), images=500)), 'small': Measure('corruptions', 'acc_3', dict(severities=(3,)))}),
-    Column('occluded', 'half of the patches dropped', published='(none)', measures={scale: Measure('occlusion', 'acc@0.5', dict(shares=(.5,))) for scale in ('demo', 'small')})))
+    Column('occluded', 'half of the patches dropped', published='(none)', measures={scale: Measure('occlusion', 'acc@0.5', dict(shares=(.5,))) for scale in ('demo', 'small')})),
+    (gains('LC-MAE', 'MAE', 'corrupted', text='LC-MAE keeps more accuracy on corrupted images than MAE'), gains('LC-MAE', 'MAE', 'occluded', text='and when half of the patches are missing'),
+     *(gains('LC-MAE', 'MAE', protocol.replace('-', '_'), text=f'LC-MAE is better than MAE on {name}') for name, (protocol, key) in shifts.items() if key == 'top1')))
 
 # %% ../../nbs/54_lcmae.ipynb #fd590e18
 def step_costs(recipe: Recipe) -> dict[str, float]:
@@ -142,7 +146,8 @@ framework = Item('lcmae', 'figure-F-framework', 'Two views, two branches', 'pict
 motivation = Item('lcmae', 'figure-F1', 'Attention of chosen patches', 'pictures', both, draw=look)
 blocks = lambda name, protocol, count, scale: tuple(Column(f'{name}_b{b}', f'{b + 1}', 'other', published='(none)', measures={s: Measure(protocol, f'{name}_b{b}') for s in scale}) for b in count)
 distance = Item('lcmae', 'figure-F-attn-distance', 'Mean attention distance by block', 'curve', both,
-                blocks('distance', 'attention-distance', range(4), ('demo', 'small')) + blocks('distance', 'attention-distance', (4, 5), ('small',)), across=True)
+                blocks('distance', 'attention-distance', range(4), ('demo', 'small')) + blocks('distance', 'attention-distance', (4, 5), ('small',)),
+                (gains('LUT', 'MAE', 'distance_b3', text='In the fourth block LC-MAE attends further than MAE'),), across=True)
 spectrum = Item('lcmae', 'figure-F-spectrum', 'How many directions the features use', 'ablation', both,
                 (Column('rank', 'effective rank', 'other', published='(none)', measures={s: Measure('spectrum', 'effective_rank') for s in ('demo', 'small')}),),
                 (gains('LUT', 'MAE', 'rank', text='The features of LC-MAE use more directions than those of MAE'),))

@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['rows', 'equal_images', 'short', 'every_protocol', 'lengths', 'by_length', 'equal_compute', 'items', 'learns', 'beats',
-           'on_scenes', 'draw_budget']
+           'on_scenes', 'bar', 'draw_budget']
 
 # %% ../../nbs/55_methods.ipynb #e353e66a
 from dataclasses import replace
 from statistics import mean, stdev
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 
 from ..method import load_method, method_names
-from ..papers import Claim, Column, Item, Measure, Row, few_images, gains
+from ..papers import Claim, Column, Item, Measure, Row, few_images, gains, standard_error
 from ..records import Record, groups
-from ..report import measured, report_style
+from ..report import report_style, title_of
 from ..show import colours, markers
+from ..tables import measured
 
 # %% ../../nbs/55_methods.ipynb #fb513366
 def learns(name: str) -> Claim:
@@ -49,8 +51,8 @@ every_protocol = Item(
     'methods', 'protocols', 'Every method by every protocol of the built-in scenes', 'ablation', tuple(replace(row, recipes={'demo': row.recipes['demo']}) for row in rows),
     (Column('knn', 'kNN'), Column('lin', 'linear'), on_scenes('few', 'linear, 10 % of the labels', 'fewshot-10', 'linear'),
      on_scenes('ft', 'fine-tuned', 'finetune-small', 'top1'), on_scenes('scratch', 'from scratch', 'scratch-small', 'top1'),
-     on_scenes('miou', 'segmentation, mIoU', 'segment-scenes', 'miou', settings=short), on_scenes('miou_untrained', 'mIoU, untrained', 'segment-scenes', 'miou', settings=short, untrained=True),
-     on_scenes('ap_box', 'detection, AP box', 'detect-scenes', 'ap_box', settings=short), on_scenes('ap_box_untrained', 'AP box, untrained', 'detect-scenes', 'ap_box', settings=short, untrained=True),
+     on_scenes('miou', 'segmentation, mIoU', 'segment-scenes', 'miou', 'other', settings=short), on_scenes('miou_untrained', 'mIoU, untrained', 'segment-scenes', 'miou', 'other', settings=short, untrained=True),
+     on_scenes('ap_box', 'detection, AP box', 'detect-scenes', 'ap_box', 'other', settings=short), on_scenes('ap_box_untrained', 'AP box, untrained', 'detect-scenes', 'ap_box', 'other', settings=short, untrained=True),
      on_scenes('corrupted', 'linear, corrupted', 'corruptions', 'acc_3', settings=dict(severities=(3,), images=500)),
      on_scenes('moved', 'linear, thing at the border', 'scene-shifts', 'acc_border', settings=dict(images=1000)),
      on_scenes('where', '$R^2$ of its place', 'factors', 'r2_x', 'other', 2), on_scenes('large', '$R^2$ of its size', 'factors', 'r2_size', 'other', 2)),
@@ -62,22 +64,32 @@ lengths = (3, 6, 12)
 by_length = tuple(Row(f'{row.name} {epochs}', {'demo': few_images(load_method(row.recipes['demo'].method).recipes['demo'], epochs)}) for row in rows for epochs in lengths)
 
 
-def draw_budget(item: Item, records: list[Record]) -> Figure:
-    "Accuracy over the operations of training, a line per method; bars are standard deviations over seeds"
-    found = [record for runs in groups(item, records).values() for record in runs]  # CMAE cuts its crops from larger scenes
+def bar(column: Column, records: list[Record], row: str) -> float:
+    "Half of an error bar: the standard deviation over seeds, of a single seed two standard errors of the test images"
+    values = measured(records, row, column.metric)
+    return stdev(values) if len(values) > 1 else 2 * standard_error(next(record.metrics for record in records if record.row == row), column)
+
+
+def draw_budget(item: Item, records: list[Record]) -> Figure | None:
+    "Accuracy over the operations of training, a line per method; see `bar`"
+    shown = groups(item, records)
+    if not shown: return None
     with report_style():
-        figure, axes = plt.subplots(1, 2, figsize=(5.5, 2.3), layout='constrained', sharex=True)
-        for ax, column in zip(axes, item.columns):
+        figure, axes = plt.subplots(len(shown), 2, squeeze=False, figsize=(5.5, 2.3 * len(shown)), layout='constrained', sharex=True)
+        for (line, place), ax in np.ndenumerate(axes):
+            (scale, data), found = list(shown.items())[line]
             for number, family in enumerate(dict.fromkeys(row.name.rsplit(' ', 1)[0] for row in item.rows)):
-                points = {length: (measured(found, f'{family} {length}', 'pflop'), measured(found, f'{family} {length}', column.metric)) for length in lengths}
-                done = [(mean(cost), mean(values), stdev(values) if len(values) > 1 else 0) for cost, values in points.values() if values]
+                done = [(mean(cost), mean(measured(found, name, item.columns[place].metric)), bar(item.columns[place], found, name))
+                        for length in lengths if (cost := measured(found, name := f'{family} {length}', 'pflop'))]
                 if done: ax.errorbar(*zip(*done), fmt='-', marker=markers[number], color=colours[number], label=family, capsize=1.5, elinewidth=.7)
-            ax.set(xscale='log', xlabel='PFLOP of training', ylabel=column.heading)
-        if axes[0].get_legend_handles_labels()[0]: axes[0].legend(fontsize=6)
+            ax.set(xscale='log', ylabel=item.columns[place].heading, title=title_of((scale, data)))
+            if line == len(shown) - 1: ax.set_xlabel('PFLOP of training')
+        axes[0, 0].legend(fontsize=6)
     plt.close(figure)
     return figure
 
 
 equal_compute = Item('methods', 'equal-compute', 'Every method over the operations it took', 'ablation', by_length, (Column('lin', 'linear'), Column('knn', 'kNN'), Column('pflop', 'PFLOP of training', 'other', digits=4)),
-                     tuple(gains(f'{name} 12', f'{name} 3', text=f'{name} learns more in twelve epochs than in three') for name in (row.name for row in rows)), figure=draw_budget)
+                     tuple(gains(f'{name} 12', f'{name} 3', text=f'{name} learns more in twelve epochs than in three') for name in (row.name for row in rows)), figure=draw_budget,
+                     note='In the figure a bar is the standard deviation over seeds; of a single seed it is two standard errors of the test images, which says nothing about another training.')
 items = {item.id: item for item in (equal_images, every_protocol, equal_compute)}
