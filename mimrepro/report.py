@@ -124,7 +124,7 @@ def draw_panel(item: Item, column: Column, runs: list[Record] | None, ax: Axes):
     draw_published(item, column, ax, style) if runs is None else draw_measured(item, column, runs, ax, style)
     finish_panel(item, column, ax, 'not published' if runs is None else 'not run')
 
-
+# %% ../nbs/31_report.ipynb #4dce6502
 def draw_curve(item: Item, records: list[Record]) -> Figure | None: # None: there is no number to draw
     "Points of a curve: one line of panels per column; the published one first, then one for each scale and data"
     if not is_numeric(positions(item)): return draw_cases(item, records)
@@ -145,7 +145,7 @@ def draw_curve(item: Item, records: list[Record]) -> Figure | None: # None: ther
     plt.close(figure)
     return figure
 
-
+# %% ../nbs/31_report.ipynb #4dce6504
 def draw_cases(item: Item, records: list[Record]) -> Figure | None:
     "Rows one below another, and a panel for each column of each source that has numbers, up to four abreast"
     names, shown = cases(item), {None: None, **{group: runs for group, runs in groups(item, records).items() if group[1] != no_images}}
@@ -239,7 +239,7 @@ def write_page(item: Item, folder: str | Path = 'paper_figures') -> Path: # the 
     page.write_text('\n\n'.join(part for part in parts if part) + '\n', encoding='utf-8')
     return page
 
-
+# %% ../nbs/31_report.ipynb #0a8e7702
 def draw_item(item: Item, records: list[Record], home: Path) -> str: # name of the file; '': nothing to draw
     "The figure of an item, beside its records"
     name = {'curve': 'figure.svg', 'ablation': 'figure.svg', 'pictures': 'figure.png'}.get(item.kind, '')

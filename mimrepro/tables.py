@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from statistics import mean, stdev
 
-from .papers import Cell, Claim, Column, Item, Verdict, askable, published, published_papers, scales
+from .papers import Cell, Claim, Column, Item, Verdict, askable, scales
 from .records import Record, groups, no_images, usual_data, verdicts
 from .settings import agreement, settings_rows
 
@@ -68,7 +68,7 @@ def table_lines(item: Item) -> list[tuple[str, dict[str, Cell]]]: # name of a ro
     lines = [(' '.join(as_text(row[name].value) for name in labels), row) for row in published_rows]
     return lines + [(row.name, {}) for row in item.rows if row.name not in [name for name, _ in lines]]
 
-
+# %% ../nbs/30d_tables.ipynb #8400a602
 def row_text(item: Item, name: str, cells: dict[str, Cell]) -> str:
     "A row in words: a number among other labels with the name of its column, of yes and no what is there"
     labels = label_columns(item)
@@ -91,7 +91,7 @@ def own_labels(item: Item, name: str) -> list[str]:
     "What stands in the label columns of a row that only we have"
     return name.split() if switches(item, name) else [name, *[''] * (len(label_columns(item)) - 1)]
 
-
+# %% ../nbs/30d_tables.ipynb #8400a604
 def columns_of(item: Item, scale: str, data: str) -> list[Column]:
     "The columns that a group of records can fill: computed ones need no images, others a protocol at the scale"
     return [column for column in item.columns if (column.kind == 'computed') == (data == no_images) and (data == no_images or column.at(scale))]

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ..cmae import CMAE, recipes
 from ..mae import recipes as mae_recipes
-from ..method import Method, Recipe
-from ..papers import Claim, Column, Item, Measure, Row, ablation, at_demo, few_images, gains, variants
+from ..method import Method
+from ..papers import Claim, Column, Item, Measure, Row, ablation, at_demo, few_images, gains
 from ..features import features
 from ..finetune import finetune_settings
 from ..geometry import draw_embedding, embed_2d

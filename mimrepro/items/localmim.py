@@ -178,7 +178,7 @@ table_8 = Item('localmim', 'table-8', 'Pre-training setting as printed', 'settin
 table_9 = Item('localmim', 'table-9', 'Fine-tuning setting as printed', 'settings', settings=printed_finetuning, note='Our presets are those of the released scripts, whose batches for the large models are smaller than the printed ones: the two values that differ below differ between the paper and its own code. '
                'Where the paper prints a set to search, there is no single value to compare.')
 
-
+# %% ../../nbs/53_localmim.ipynb #ff682202
 def segmentation() -> dict:
     "The released configurations of segmentation, from the presets"
     found = {}
