@@ -105,10 +105,11 @@ def finish_panel(item: Item, column: Column, ax: Axes, empty: str):
         values.set_ticks([]); ax.grid(False)
 
 
-def title_of(source: tuple | None) -> str:
-    "What stands above a panel"
+def title_of(source: tuple | None, shown: Iterable) -> str:
+    "What stands above a panel; a scale with records of several data names them"
     if not source: return 'published' if source is None else 'ours'
-    return f'ours, {source[0]}\n' + textwrap.fill(re.sub(r'\.tar(\.gz)?$', '', source[1]), 24, break_on_hyphens=False, break_long_words=False)
+    several = sum(other[0] == source[0] for other in shown if other) > 1
+    return f'ours, {source[0]}' + several * ('\n' + textwrap.fill(re.sub(r'\.tar(\.gz)?$', '', source[1]), 24, break_on_hyphens=False, break_long_words=False))
 
 # %% ../nbs/31_report.ipynb #4dce65e7
 def has_numbers(item: Item, column: Column, runs: list[Record] | None) -> bool: # None: the published ones
@@ -138,7 +139,7 @@ def draw_curve(item: Item, records: list[Record]) -> Figure | None: # None: ther
             column, source = columns[line], list(shown)[place]
             draw_panel(item, column, shown[source], ax)
             if source and column not in columns_of(item, *source): ax.clear(); ax.axis('off')
-            if line == 0: ax.set_title(title_of(source))
+            if line == 0: ax.set_title(title_of(source, shown))
             if place == 0: ax.set_ylabel(column.heading or column.metric)
             if item.entry and 'log' in item.entry.x: ax.set_xscale('log')
         figure.supxlabel(item.entry.x if item.entry and item.entry.x else ', '.join(map(spoken, label_columns(item))), fontsize=7)
@@ -154,12 +155,12 @@ def draw_cases(item: Item, records: list[Record]) -> Figure | None:
     abreast = min(4, len(panels))
     lines = -(-len(panels) // abreast)
     with report_style():
-        size = (max(3.5, .045 * max(map(len, names.values())) + 1.3 * abreast), (.65 + .12 * len(names)) * lines)
+        size = (max(3.5, .045 * max(map(len, names.values())) + 1.3 * abreast), (.6 + .13 * max(3, len(names))) * lines)
         figure, axes = plt.subplots(lines, abreast, squeeze=False, sharey=True, layout='constrained', figsize=size)
         for ax in axes.flat[len(panels):]: ax.axis('off')
         for ax, (column, source) in zip(axes.flat, panels):
             draw_panel(item, column, shown[source], ax)
-            ax.set_title(title_of(source)); ax.set_xlabel(column.heading or column.metric, labelpad=1)
+            ax.set_title(title_of(source, shown)); ax.set_xlabel(column.heading or column.metric, labelpad=1)
         axes[0, 0].set(yticks=range(len(names)), yticklabels=list(names.values()), ylim=(len(names) - .5, -.5))
     plt.close(figure)
     return figure
@@ -209,7 +210,7 @@ def draw_across(item: Item, records: list[Record]) -> Figure | None:
                 values = [[number(cells[c.published])] if c.published in cells else [] for c in item.columns] if source is None else ours
                 points = [(place, mean(v), stdev(v) if len(v) > 1 else 0) for place, v in zip(x, values) if v and v[0] is not None]
                 if points: ax.errorbar(*zip(*points), color=colours[line % 7], marker=markers[line % 7], label=words, capsize=1.5 if any(p[2] for p in points) else 0, elinewidth=.7)
-            ax.set_title(title_of(source))
+            ax.set_title(title_of(source, shown))
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             if ax.lines: ax.legend(fontsize=6)
             else: ax.text(.5, .5, 'not run', transform=ax.transAxes, ha='center', color='.4'); ax.set(xticks=[], yticks=[])
@@ -254,7 +255,7 @@ def hours_text(item: Item, costs: Path) -> str: # '' where they were not predict
     "What the trainings of an item would take at the scale of the paper"
     known = json.loads(costs.read_text()) if costs.exists() else dict(hours={})
     keys = {run_key(resolve(row.recipes['paper'], 0)) for row in item.rows if 'paper' in row.recipes}
-    if not keys <= known['hours'].keys(): return ''
+    if not keys or not keys <= known['hours'].keys(): return ''
     hours = sum(known['hours'][key] for key in keys)
     return f'; predicted: {float(f"{hours:.2g}"):,.0f} hours of one {known["device"]} to pre-train {len(keys)} model{"s" if len(keys) > 1 else ""}'
 

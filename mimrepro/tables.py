@@ -178,7 +178,7 @@ def sources(item: Item) -> list[str]:
     if not item.entry: return []
     cells = [cell for row in item.entry.rows for cell in row]
     others = dict.fromkeys(cell.source for cell in cells if cell.source != item.entry.source and cell.grade != 'unverified')
-    lines = [f'Published: {item.entry.protocol or item.entry.title}', f'Source: {item.entry.source}', *(f'Source of single cells: {s}' for s in others)]
+    lines = [f'Published: {item.entry.protocol or item.entry.title or "not read"}', f'Source: {item.entry.source}', *(f'Source of single cells: {s}' for s in others)]
     explained = [text for grade, text in mark_text.items() if any(cell.grade == grade for cell in cells)]
     return [*map(escape, lines), *explained, *map(escape, item.entry.notes)]
 

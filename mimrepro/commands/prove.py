@@ -40,11 +40,11 @@ def items(paper: str = '',                  # only those of one paper
     return [dict(paper=one.paper, item=one.id, title=one.title, **summary(one, records)) for one, records in known]
 
 
-def summary(item: Item, records: list[Record]) -> dict[str, str]: # scale -> words
+def summary(item: Item, records: list[Record]) -> dict[str, str]: # 'at_demo' -> words
     "How often each scale says holds, fails, undecided, not run"
     said = [cells for _, cells in standings(item, records)]
     counts = {scale: Counter(word for cells in said for word, _ in cells[scale]) for scale in scales}
-    return {scale: ', '.join(f'{n} {word}' if item.claims else word for word, n in found.items()) for scale, found in counts.items()}
+    return {f'at_{scale}': ', '.join(f'{n} {word}' if item.claims else word for word, n in found.items()) for scale, found in counts.items()}
 
 
 def claim_rows(item: Item, records: list[Record]) -> list[dict]:

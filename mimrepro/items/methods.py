@@ -82,7 +82,7 @@ def draw_budget(item: Item, records: list[Record]) -> Figure | None:
                 done = [(mean(cost), mean(measured(found, name, item.columns[place].metric)), bar(item.columns[place], found, name))
                         for length in lengths if (cost := measured(found, name := f'{family} {length}', 'pflop'))]
                 if done: ax.errorbar(*zip(*done), fmt='-', marker=markers[number], color=colours[number], label=family, capsize=1.5, elinewidth=.7)
-            ax.set(xscale='log', ylabel=item.columns[place].heading, title=title_of((scale, data)))
+            ax.set(xscale='log', ylabel=item.columns[place].heading, title=title_of((scale, data), shown))
             if line == len(shown) - 1: ax.set_xlabel('PFLOP of training')
         axes[0, 0].legend(fontsize=6)
     plt.close(figure)
