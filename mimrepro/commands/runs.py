@@ -40,6 +40,8 @@ def feed(data: str = '',       # folder or tar of JPEG photographs; default: bui
          out: str = 'paper_figures/performance',  # folder of the records
          ) -> list[dict]:
     "Measure how fast images are fed, beside the documented pipelines, and record it\nExample: mimrepro feed --data photos/ --step"
+    if turns < 1 or seconds <= 0:
+        raise ValueError(f'turns={turns}, seconds={seconds}: expected at least one turn, of more than 0 seconds')
     keep_freed_memory()
     others = {}
     if step:
