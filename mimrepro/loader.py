@@ -85,7 +85,7 @@ class ResidentLoader(Loader):
             gen = generator('crops', self.seed, epoch, step)
             boxes = [crop.boxes(self.batch, height, width, gen)[self.share] for crop in self.crops]
             ids = ids.to(self.device, non_blocking=True)
-            images = self.pixels[ids]
+            images = self.pixels.index_select(0, ids)
             views = [crop.cut(images, box.to(self.device, non_blocking=True)) for box, crop in zip(boxes, self.crops)]
             yield Batch(torch.stack(views, 1), self.numbers[ids])
 

@@ -150,7 +150,17 @@ def test_a_second_run_in_a_folder_is_refused_at_once_and_a_killed_one_leaves_no_
 
 # ---- killed at random moments
 
-def member(rank, port, recipe, data, run, save_kill):
+STEPS = 20
+
+
+class Told:
+    "A writer that tells another process how far the run is"
+    def __init__(self, step): self.step = step
+    def write(self, line): self.step.value = line['step']
+    def close(self): pass
+
+
+def member(rank, port, recipe, data, run, step, save_kill):
     "One of two processes; with `save_kill` the first kills itself at that write of a state"
     os.environ.update(RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='localhost', MASTER_PORT=str(port))
     torch.set_num_threads(1)
@@ -166,7 +176,7 @@ def member(rank, port, recipe, data, run, save_kill):
     checkpoints.Hashed.write = deadly
     try:
         with processes.process_group('cpu'):
-            Trainer(recipe, open_source(data, n=32), run, 'cpu', workers=1, log_every=3, save_every=4, progress=False).fit()
+            Trainer(recipe, open_source(data, n=32), run, 'cpu', workers=1, log_every=1, save_every=4, keep=STEPS, progress=False, writers=[Told(step)]).fit()
     except Exception:
         os._exit(1)
     os._exit(0)
@@ -181,15 +191,16 @@ def children(pid: int) -> list[int]:
 
 
 def together(recipe, data, run, kill=None, save_kill=0) -> bool:
-    "Train in two processes, one of which, or a data worker, is killed by `kill(pids)`; whether both ended well"
+    "Train in two processes, one of which, or a data worker, is killed by `kill(team, step)`; whether both ended well"
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
-    team = [fork.Process(target=member, args=(rank, port, recipe, data, run, save_kill)) for rank in (0, 1)]
+    step = fork.Value('i', -1)
+    team = [fork.Process(target=member, args=(rank, port, recipe, data, run, step, save_kill)) for rank in (0, 1)]
     for process in team:
         process.start()
     if kill:
-        kill([process.pid for process in team])
+        kill(team, step)
     while any(process.is_alive() for process in team):
         if any(process.exitcode not in (0, None) for process in team):  # what an elastic agent does
             for process in team:
@@ -199,43 +210,49 @@ def together(recipe, data, run, kill=None, save_kill=0) -> bool:
     return all(process.exitcode == 0 for process in team)
 
 
+def killer(kind: str, at: int, rng: random.Random):
+    "Kills a process, or a data worker, a moment after step `at`, wherever it is; `at` -1: while it starts"
+    def kill(team, step):
+        victims, pause = lambda: [process.pid for process in team if process.is_alive()], rng.uniform(0, .1 if at >= 0 else 2.)
+        workers = lambda: [child for pid in victims() for child in children(pid)]
+        while victims() and (step.value < at or kind == 'worker' and not workers()):
+            time.sleep(.001)
+        time.sleep(pause)
+        if found := workers() if kind == 'worker' else victims():
+            os.kill(rng.choice(found), signal.SIGKILL)
+    return kill
+
+
 def survive(name: str, folder: Path, kills: int, seed: int = 0) -> dict:
-    "Kill a run `kills` times; what was killed, and whether its weights are those of a run that was not"
+    "Kill a run until that many kills ended it; what was killed, and whether its weights are those of a run that was not"
     recipe = load_method(name).recipes['demo']
-    recipe = replace(recipe, batch=16, epochs=10, warmup_epochs=1, precision='fp32')
+    recipe = replace(recipe, batch=16, epochs=STEPS // 2, warmup_epochs=1, precision='fp32')
     data, rng = f'scenes:{load_method(name).method(**recipe.model).crops[0].sides[0]}', random.Random(seed)
-    start = time.perf_counter()
     assert together(recipe, data, folder / 'whole')
-    usual, counts, run = time.perf_counter() - start, dict(process=0, worker=0, saving=0, late=0), folder / 'run'
-    for k in range(kills):
-        if k % 4 == 3:
+    counts, late, run = dict(process=0, saving=0, worker=0), 0, folder / 'run'
+    while sum(counts.values()) < kills and late < kills:
+        kind = ('process', 'saving', 'worker', 'process')[sum(counts.values()) % 4]
+        done = step_of(states(run)[-1]) if run.exists() and states(run) else 0
+        if kind == 'saving':
             ended = together(recipe, data, run, save_kill=rng.randint(1, 300))
-            counts['late' if ended else 'saving'] += 1
         else:
-            def kill(pids):
-                kind, workers, waits = 'worker' if k % 4 == 2 else 'process', [], time.perf_counter() + 30
-                while kind == 'worker' and not workers and time.perf_counter() < waits:
-                    workers = [child for pid in pids for child in children(pid)]
-                time.sleep(rng.uniform(0, .3) * usual if workers else rng.uniform(.1, .7) * usual)
-                try:
-                    os.kill(rng.choice(workers or pids), signal.SIGKILL)
-                    counts[kind] += 1
-                except ProcessLookupError:
-                    counts['late'] += 1
-            ended = together(recipe, data, run, kill)
-        if ended:  # it was faster than its killer: take the last states away
-            for path in states(run)[-1:]:
+            ended = together(recipe, data, run, killer(kind, rng.choice([-1, *range(done + 1, min(done + 7, STEPS))]), rng))
+        if ended:  # it was faster than its killer: take its last states away
+            late += 1
+            for path in states(run)[rng.randint(1, 4):]:
                 path.unlink()
+        else:
+            counts[kind] += 1
     assert together(recipe, data, run)
     steps = [json.loads(line)['step'] for line in open(run / 'metrics.jsonl')]
-    assert steps == sorted(set(steps)) and steps[-1] == 20
-    return dict(counts, equal=same(weights_of(run), weights_of(folder / 'whole')))
+    assert steps == list(range(1, STEPS + 1))
+    return dict(counts, late=late, equal=same(weights_of(run), weights_of(folder / 'whole')))
 
 
-def test_three_kills_of_two_processes_leave_no_trace(tmp_path):
+def test_four_kills_of_two_processes_leave_no_trace(tmp_path):
     found = survive('mae', tmp_path, 4)
     print(found)
-    assert found['equal'] and found['late'] < 3
+    assert found['equal'] and (found['process'], found['saving'], found['worker']) == (2, 1, 1)
 
 
 @pytest.mark.slow
@@ -243,7 +260,7 @@ def test_three_kills_of_two_processes_leave_no_trace(tmp_path):
 def test_twenty_kills_of_two_processes_leave_no_trace(name, tmp_path):
     found = survive(name, tmp_path, 20, seed=1)
     print(name, found)
-    assert found['equal'] and found['late'] < 10
+    assert found['equal'] and (found['process'], found['saving'], found['worker']) == (10, 5, 5)
 
 
 # ---- a long run

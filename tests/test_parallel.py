@@ -20,9 +20,11 @@ METHODS = method_names()
 
 
 def recipe_of(name: str, steps: int, **model):
-    "A method of demo size on 16 images per step"
+    """A method of demo size on 16 images per step, at a tenth of its learning rate.
+    At the whole one CMAE's losses in one process move by 1e-4 within 12 steps if its weights start one rounding apart; at a tenth by 3e-7 within 20.
+    """
     recipe = load_method(name).recipes['demo']
-    return replace(recipe, batch=16, epochs=steps // 2, warmup_epochs=0, precision='fp32', model={**recipe.model, **model}), f'scenes:{build(recipe).crops[0].sides[0] + 8}'
+    return replace(recipe, base_lr=recipe.base_lr / 10, batch=16, epochs=steps // 2, warmup_epochs=0, precision='fp32', model={**recipe.model, **model}), f'scenes:{build(recipe).crops[0].sides[0] + 8}'
 
 
 class Stopper:
@@ -98,7 +100,7 @@ def test_a_state_moves_between_one_and_two_processes(tmp_path):
     train(there, stop=14, **small)
     two([(there, dict(small, parallel='fsdp')), (back, dict(small, parallel='ddp', recompute=True))])
     for run in (there, back):
-        assert losses(run) == pytest.approx(whole, rel=1e-4) and len(whole) == 24
+        assert losses(run) == pytest.approx(whole, rel=1e-5) and len(whole) == 24
 
 
 @pytest.mark.parametrize('name', METHODS)

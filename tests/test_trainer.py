@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mimrepro import trainer
 from mimrepro.method import load_method, method_names, recipe_named
@@ -237,21 +238,46 @@ def test_the_command_works_under_torchrun_and_starts_processes_itself(tmp_path):
 # ---- nothing waits for the device between log points
 
 WAITS = ('item', 'tolist', '__bool__', '__int__', '__float__', 'cpu', 'numpy')
+READ = torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.masked_select, torch.ops.aten._unique2, torch.ops.aten.equal
 
 
-@pytest.mark.parametrize('name', method_names())
-def test_a_step_reads_no_number_from_the_device(name, tmp_path, monkeypatch):
+class Detector(TorchDispatchMode):
+    "Refuses the operations whose result, or its size, the program must wait for: a GPU would stand still"
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        chosen = [i for i in args[1] if i is not None] if function.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put_) else []
+        if function.overloadpacket in READ or any(i.dtype in (torch.bool, torch.uint8) for i in chosen):
+            raise AssertionError(f'the step reads a number from the device: {function}')
+        return function(*args, **kwargs or {})
+
+
+def test_the_detector_sees_what_reads_a_number():
+    x = torch.arange(3.)
+    for read in (lambda: x.sum().item(), lambda: bool(x[0]), lambda: x[x > 1], lambda: x.nonzero(), lambda: x.unique()):
+        with pytest.raises(AssertionError, match='reads a number'), Detector():
+            read()
+    with Detector():
+        (x * 2).sum() + x[torch.tensor([0, 2])].mean()
+
+
+STEPPED = [*((name, {}) for name in method_names()), ('mae', dict(target='pca'))]
+
+
+@pytest.mark.parametrize('name, model', STEPPED, ids=lambda value: value if isinstance(value, str) else ','.join(map(str, value.values())) or 'default')
+def test_a_step_reads_no_number_from_the_device(name, model, tmp_path, monkeypatch):
     "On a GPU each of these would wait for everything before it"
-    recipe = replace(load_method(name).recipes['demo'], batch=16, precision='fp32', clip=1.)
+    recipe = load_method(name).recipes['demo']
+    recipe = replace(recipe, batch=16, precision='fp32', clip=1., model={**recipe.model, **model})
     made = Trainer(recipe, open_source('scenes:40', n=32), tmp_path, device='cpu', progress=False)
     images, draws = next(iter(made.loader.epoch(0))).images, made.draws(0)
+    made.method.prepare(made.method.views(images, draws))
     step = lambda: trainer.train_step(made.forward, made.method, images, draws, made.optimiser, .5, recipe, made.scaler)
     step()  # the first one builds tables and moments
 
     def forbidden(self, *args): raise AssertionError('the step reads a number from the device')
     for wait in WAITS:
         monkeypatch.setattr(torch.Tensor, wait, forbidden)
-    losses = step()
+    with Detector():
+        losses = step()
     monkeypatch.undo()
     assert losses['loss'].isfinite()
 
