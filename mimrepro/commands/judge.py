@@ -81,7 +81,7 @@ def show(image: str,          # a picture
     name, model = model_of(checkpoint, method)
     explorer = ReconstructionExplorer({name: model}, {Path(image).name: image}, ratio=model.mask_ratio if ratio < 0 else ratio, seed=seed,
                                       statistics='true' if true_statistics else 'near')
-    explorer.picture().savefig(out, dpi=110)
+    explorer.picture().savefig(out, dpi=110, bbox_inches='tight')
     return [dict(drawn=out, shows=label_of(tasks_of(model)[0], explorer.statistics))]
 
 # %% ../../nbs/42_judge.ipynb #6be427f6
