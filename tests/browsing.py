@@ -1,7 +1,8 @@
 "What tests of the explorers ask a browser"
+import os
 from collections.abc import Callable
 
-SLACK = 4  # on a clock, times of a free machine are multiplied: those that run tests have other things to do. Processor time is not
+SLACK = max(4, os.getloadavg()[0] / os.cpu_count())  # times of a free machine are multiplied on the clock, by how many share a core at least; processor time is not
 
 
 def in_kernel(tab, expression: str) -> str:
