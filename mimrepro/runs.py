@@ -124,7 +124,7 @@ def draw_runs(runs: list[str | Path],  # run folders
     fig, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 2.4 * rows + .4), dpi=80, squeeze=False, layout='constrained')
     for ax, name in zip(axes.flat, names):
         for k, (run, lines) in enumerate(every.items()):
-            draw_curve(ax, lines, name, color=colours[k % 7], ls=('-', '--', ':')[k // 7 % 3], lw=1.6, label=Path(run).name)
+            draw_curve(ax, lines, name, color=colours[k % 7], ls=('-', '--', ':')[k // 7 % 3], lw=1.6, marker='o' if len(lines) == 1 else '', label=Path(run).name)
         ax.set(title=name.replace('_', ' '), xlabel='epoch')
         ax.spines[['top', 'right']].set_visible(False)
     for ax in axes.flat[len(names):]: ax.set_visible(False)

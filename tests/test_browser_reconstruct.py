@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from browsing import SLACK, in_kernel
+from browsing import SLACK, in_kernel, kernel_milliseconds, timed
 
 from mimrepro.cli import main
 from mimrepro.explorers.host import script
@@ -118,9 +118,9 @@ def test_page_paints_and_follows(open_page, shot, mae):
         where[:5, :5] = False                                                # under the cursor's box
         assert np.abs(middle - drawn[name].movedim(0, -1).numpy() * 255)[where].mean() < 2, name
     shot(tab, 'reconstruct-page'), shot(tab, 'reconstruct-page-dark', dark=True)
-    median = paint_slowly(tab)
-    print(f'page: a drag to the new reconstruction {median:.0f} ms')
-    assert median < SLACK * 500
+    clock, processor = timed(tab, lambda: paint_slowly(tab), 12, 500)
+    print(f'page: a drag to the new reconstruction {clock:.0f} ms by the clock, {processor:.0f} ms of the processor')
+    assert processor < 500 and clock < SLACK * 500
     now = tab.evaluate('document.querySelector(".mim").dataset.drawn')
     assert now != first and json.dumps(now) in tab.evaluate('decodeURIComponent(location.hash)')
     board(tab).focus()
@@ -138,6 +138,11 @@ def test_page_controls(open_page, tmp_path):
     wait_drawn(tab, drawn_mask(mae, 5, .5))
     tab.select_option('select[name="statistics"]', 'true')
     tab.get_by_text('leaks the answer').first.wait_for()
+    error = 'canvas[aria-label="MAE: error of each patch"]'
+    alone = tab.locator(error).evaluate('c => c.toDataURL()')
+    tab.get_by_label('errors over the image').check()
+    tab.wait_for_function('([where, old]) => document.querySelector(where).toDataURL() !== old', arg=[error, alone])
+    assert 'overlay=True' in tab.locator('.mim pre').text_content()
     tab.get_by_role('button', name='Show all').click()
     wait_drawn(tab, '0' * 16)
     assert 'nothing is hidden' in tab.inner_text('.mim')
@@ -179,9 +184,11 @@ def test_jupyter_paints(open_notebook, shot, trained):
     tab = open_notebook('from mimrepro.explorers.reconstruct import explore_reconstruct\n'
                         f'e = explore_reconstruct({str(trained)!r}, "untrained")\ne', theme=THEME)
     wait_drawn(tab)
-    median = paint_slowly(tab)
-    print(f'JupyterLab: a drag to the new reconstruction {median:.0f} ms')
-    assert median < SLACK * 500
+    before = kernel_milliseconds(tab)
+    clock, processor = timed(tab, lambda: paint_slowly(tab), 12, 500)
+    kernel = (kernel_milliseconds(tab) - before) / 12
+    print(f'JupyterLab: a drag to the new reconstruction {clock:.0f} ms by the clock, {processor:.0f} ms of the page, {kernel:.0f} ms of the kernel')
+    assert processor + kernel < 500 and clock < SLACK * 500
     shot(tab, 'reconstruct-lab-dark' if 'Dark' in THEME else 'reconstruct-lab')
     now = tab.evaluate('document.querySelector(".mim").dataset.drawn')
     assert in_kernel(tab, 'e.hidden') == now

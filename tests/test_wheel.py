@@ -58,7 +58,7 @@ def mimrepro(home, *words):
 @pytest.mark.parametrize('kind', ['wheel', 'sdist'])
 def test_an_archive_holds_everything(archives, kind):
     names = zipfile.ZipFile(archives[kind]).namelist() if kind == 'wheel' else ['/'.join(name.split('/')[1:]) for name in tarfile.open(archives[kind]).getnames()]
-    tracked = [path.relative_to(ROOT).as_posix() for path in (ROOT / 'mimrepro').rglob('*') if path.suffix in ('.py', '.yaml', '.js', '.typed')]
+    tracked = [path.relative_to(ROOT).as_posix() for path in (ROOT / 'mimrepro').rglob('*') if path.suffix in ('.py', '.yaml', '.js', '.css', '.typed')]
     assert set(tracked) <= set(names), set(tracked) - set(names)
     assert not [name for name in names if name.startswith(('tests/', 'nbs/', 'paper_figures/', 'tools/'))] or kind == 'sdist'
 

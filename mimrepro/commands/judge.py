@@ -28,7 +28,7 @@ def probe(checkpoint: str,     # run folder, file or hub id of a ViT encoder
           paper: bool = False, # also the paper's linear probe: 90 epochs of crops, BatchNorm, LARS; slow without a GPU
           device: str = '',    # cpu or cuda (default: a GPU where there is one)
           ) -> list[dict]:
-    "Judge a frozen encoder by kNN and linear probes, beside raw pixels\nExample: mimrepro probe runs/photos photos-train/ --test photos-val/"
+    "Judge a frozen encoder by kNN and linear probes, beside raw pixels\nExample: mimrepro probe runs/photos labelled/train --test labelled/val"
     encoder, device = load_encoder(checkpoint), device or ('cuda' if torch.cuda.is_available() else 'cpu')
     sources = [open_source(train), open_source(test or train, 'val' if test else 'test')]
     both = [labelled(source, image_size(encoder)) for source in sources]
@@ -53,7 +53,7 @@ def evaluate(checkpoint: str,       # run folder, file, hub id, or timm:NAME, ti
              device: str = '',      # cpu or cuda (default: a GPU where there is one)
              method: str = '',      # whose checkpoint a file is, where its names leave that open
              ) -> list[dict]:
-    "Judge an encoder by one of the papers' protocols\nExample: mimrepro evaluate runs/photos --protocol fewshot-10 --data photos/"
+    "Judge an encoder by one of the papers' protocols\nExample: mimrepro evaluate runs/photos --protocol fewshot-10 --data labelled/train --test labelled/val"
     wrong = [text for text in changes if '=' not in text]
     if wrong:
         raise ValueError(f'{wrong[0]!r}: write a change as setting=value, for example k=10')
@@ -81,7 +81,7 @@ def show(image: str,          # a picture
     name, model = model_of(checkpoint, method)
     explorer = ReconstructionExplorer({name: model}, {Path(image).name: image}, ratio=model.mask_ratio if ratio < 0 else ratio, seed=seed,
                                       statistics='true' if true_statistics else 'near')
-    explorer.picture().savefig(out, dpi=110)
+    explorer.picture().savefig(out, dpi=110, bbox_inches='tight')
     return [dict(drawn=out, shows=label_of(tasks_of(model)[0], explorer.statistics))]
 
 # %% ../../nbs/42_judge.ipynb #6be427f6

@@ -43,6 +43,9 @@ function meanMap(layer, slot) {
   return { map: map.map((x) => (x < 0 ? -1 : (255 * x) / (peak || 1))), peak };
 }
 
+/** Whether nobody but the class token asks: ExtreMA's class-attention blocks. */
+const onlyClass = (layer) => layer.queryCells.length === 1 && layer.queryCells[0] === -1;
+
 /** The cell of another grid in which the middle of a cell lies. */
 function sameplace(cell, from, to) {
   const row = Math.floor(((Math.floor(cell / from[1]) + 0.5) / from[0]) * to[0]), column = Math.floor((((cell % from[1]) + 0.5) / from[1]) * to[1]);
@@ -119,7 +122,7 @@ function modelSection(model, number, pick) {
   };
   const show = (layer, block, cell, image) => {
     if (`${layer.heads}/${layer.grid}` !== shape) build(layer), (shape = `${layer.heads}/${layer.grid}`);
-    const slot = layer.queryCells.indexOf(cell), token = layer.queryCells.indexOf(-1), { distance } = layers[block];
+    const token = layer.queryCells.indexOf(-1), slot = onlyClass(layer) ? token : layer.queryCells.indexOf(cell), { distance } = layers[block];
     const fill = (one, at, map, words) => (one.show(at < 0 ? {} : picture(layer, map(), image)), one.caption(at < 0 ? "–" : words()));
     const mean = (one, at) => {
       const found = at < 0 ? null : meanMap(layer, at);
@@ -170,7 +173,7 @@ async function render({ model, el }) {
     marks.push(...framed(query, columns, palette.vermillion));
     main.show({ image, smooth: true, marks });
     const answered = layers.map((layer, number) => layer && sections[number].show(layer, blockOf(number), model.get("from_class") ? -1 : sameplace(query, grid, layer.grid), image));
-    status.textContent = wordsFor(model, models, query, columns, answered);
+    status.textContent = wordsFor(model, models, query, columns, layers, answered);
     el.dataset.draws = Number(el.dataset.draws ?? 0) + 1;
     el.dataset.query = query;
   };
@@ -199,9 +202,10 @@ async function render({ model, el }) {
 }
 
 /** What is seen, in words. */
-function wordsFor(model, models, query, columns, answered) {
+function wordsFor(model, models, query, columns, layers, answered) {
   const where = model.get("from_class") ? "The class token" : `Patch in row ${Math.floor(query / columns) + 1}, column ${(query % columns) + 1}`;
   const missing = models.filter((_, number) => answered[number] === false).map(({ name }) => name);
-  const why = model.get("from_class") ? "takes no part here" : model.get("masked") ? "is hidden" : "asks nothing in this block";
-  return missing.length ? `${where} ${why} (${missing.join(", ")}).` : `${where}, ${nameOf(models, model.get("block"))}.`;
+  const why = model.get("from_class") ? "takes no part here" : "is hidden", alone = models.filter((_, number) => layers[number] && onlyClass(layers[number])).map(({ name }) => name);
+  const asks = alone.length && !model.get("from_class") ? ` Here only the class token asks (${alone.join(", ")}).` : "";
+  return (missing.length ? `${where} ${why} (${missing.join(", ")}).` : `${where}, ${nameOf(models, model.get("block"))}.`) + asks;
 }

@@ -102,7 +102,8 @@ async function render({ model, el }) {
   const rebuild = () => {
     main.resize(lattice());
     panels = branchesOf(model).map((branch) => Object.assign(panel({ title: branch.title, label: `${branch.title}: ${branch.about}`, lattice: lattice(), width: 238 }), { branch }));
-    for (const one of panels) one.root.title = one.branch.about;
+    const said = new Set();
+    for (const { root, branch } of panels) if (said.size < said.add(branch.about).size) root.append(element("p", { className: "note" }, branch.about));
     strip.replaceChildren(...panels.map((one) => one.root));
   };
   const viewOf = (name) => views[name] ?? original;

@@ -79,7 +79,7 @@ function cutout(sheet, columns, size, k) {
 /** An encoder's row: where in the query its patch is found again, then the nearest images. `draw` fills it. */
 function encoderRow(model, { name }, encoder, images) {
   const make = (title, lattice, label) => panel({ title, lattice, width: THUMBNAIL, label: `${name}: ${label}` });
-  const own = make("same image", encoder.grid, "similarity of the patches of the query image"), near = Array.from({ length: SHOWN }, (_, i) => make("", encoder.grid, `neighbour ${i + 1}`));
+  const own = make("same image", encoder.grid, "similarity of the patches of the query image"), near = Array.from({ length: SHOWN }, (_, i) => make(String(i + 1), encoder.grid, `neighbour ${i + 1}`));
   const about = element("p", { className: "note" }), labels = model.get("labels");
   const box = (patch) => (patch === null ? [] : [{ row: Math.floor(patch / encoder.grid[1]), column: patch % encoder.grid[1], stroke: palette.orange, width: 2 }]);
   const draw = (query, patch) => {
@@ -104,12 +104,15 @@ function encoderRow(model, { name }, encoder, images) {
   return { root, near, panels: () => [own, ...near].filter((one) => !one.root.hidden), draw };
 }
 
+/** An image by its number and, where it has one, its class. */
+const named = (labels, image) => `image ${image}${labels[image] ? ` ${labels[image]}` : ""}`;
+
 /** What is chosen and what was found, in words. */
 function neighbourWords(model, rows, found) {
   const labels = model.get("labels"), query = model.get("query"), patch = model.get("patch"), [, columns] = model.get("encoders")[0].grid;
   const what = model.get("compare") === "images" ? "as a whole" : `its patch in row ${Math.floor(patch / columns) + 1}, column ${(patch % columns) + 1}`;
-  const first = model.get("encoders").map(({ name }, k) => `${name}: image ${found[k].found[0]?.image} ${labels[found[k].found[0]?.image] ?? ""}`).join("; ");
-  return `Image ${query} ${labels[query] ?? ""}, ${what}. Nearest by ${first}.`;
+  const first = model.get("encoders").map(({ name }, k) => `${name}: ${named(labels, found[k].found[0]?.image)}`).join("; ");
+  return `I${named(labels, query).slice(1)}, ${what}. Nearest by ${first}.`;
 }
 
 async function render({ model, el }) {
@@ -119,10 +122,10 @@ async function render({ model, el }) {
   const gallery = panel({ title: "Choose an image", lattice: [Math.ceil(count / columns), columns], width: 400, focusable: true, label: `gallery of ${count} images; arrow keys move, Enter chooses` });
   const query = panel({ title: "Choose a patch", lattice: grid, width: 240, focusable: true, label: "the chosen image; arrow keys move, Enter chooses a patch" });
   const status = element("p", { className: "status", role: "status", "aria-live": "polite" });
-  const box = (place, across, stroke) => ({ row: Math.floor(place / across), column: place % across, stroke, width: 3 }), cursor = { image: null, patch: null };
-  const name = (image) => `image ${image} ${model.get("labels")[image] ?? ""}`, chosenPatch = () => (model.get("compare") === "patches" ? model.get("patch") : null);
+  const cursor = { image: null, patch: null };
+  const name = (image) => named(model.get("labels"), image), chosenPatch = () => (model.get("compare") === "patches" ? model.get("patch") : null);
   const drawChoice = () => {
-    const marks = (across, chosen, at) => [[at, palette.sky], [chosen, palette.orange]].filter(([place]) => place !== null).map(([place, stroke]) => box(place, across, stroke));
+    const marks = (across, chosen, at) => [[at, palette.blue], [chosen, palette.vermillion]].filter(([place]) => place !== null).flatMap(([place, stroke]) => framed(place, across, stroke));
     gallery.show({ image: sheet, marks: marks(columns, model.get("query"), cursor.image) });
     query.show({ image: images[model.get("query")], marks: marks(grid[1], chosenPatch(), cursor.patch) });
     query.caption(name(model.get("query")));

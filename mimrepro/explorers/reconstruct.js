@@ -17,6 +17,7 @@ function pictureControls(model, watch, stage, paintable) {
   if (sides.some((side) => side.tasks[0].kind === "norm_pixels")) {
     controls.push(choice(model, watch, "statistics", { label: "Mean and contrast of", options: () => [["near", "visible patches nearby"], ["visible", "all visible patches"], ["true", "the TRUE patches (leaks)"]] }));
   }
+  controls.push(toggle(model, watch, "overlay", { label: "errors over the image" }));
   const use = async (canvas, name) => {
     const given = [...model.get("given").filter((text) => !text.startsWith("image=")), `image=${literal(name)}`];
     set(model, { image: await canvasPNG(canvas), given, dropped: name, shown: name });
@@ -30,6 +31,7 @@ function readScene(model, scene, own) {
   const [first] = model.get("sides"), [height, width] = first.size;
   scene.hidden = currentMask(model);
   scene.statistics = model.get("statistics");
+  scene.overlay = model.get("overlay");
   scene.own = imageNumber(model) < model.get("names").length ? null : own;
   scene.picture = canvasOf(toImage(toPatches(pixelsOf(model, first, scene.own), [height, width], 1), [height, width], 1));
 }
@@ -38,7 +40,7 @@ function readScene(model, scene, own) {
 function drawBoards(original, board, scene) {
   const { units: [, columns], hidden, cursor } = scene, place = (unit) => ({ row: Math.floor(unit / columns), column: unit % columns });
   const covers = [...hidden.keys()].filter((unit) => hidden[unit]).map((unit) => ({ ...place(unit), fill: HIDDEN }));
-  scene.marks = [{ ...place(cursor), stroke: palette.orange }];
+  scene.marks = framed(cursor, columns, palette.vermillion);
   board.show({ image: scene.picture, marks: [...covers, ...scene.marks] });
   original.show({ image: scene.picture, marks: scene.marks });
 }
@@ -73,7 +75,7 @@ async function render({ model, el }) {
   };
   const refresh = async () => ((own = model.get("image").byteLength ? await bitmap(model.get("image")) : null), redraw());
 
-  watch(["hidden", "ratio", "seed", "statistics", "shown"], soon(redraw));
+  watch(["hidden", "ratio", "seed", "statistics", "overlay", "shown"], soon(redraw));
   watch(["image"], refresh);
   el.classList.add("mim");
   el.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys stay away

@@ -88,6 +88,7 @@ class ReconstructionExplorer(Explorer):
     seed = traitlets.Int(0, min=0, max=SEEDS - 1, help='of a drawn mask').tag(sync=True, state=True)
     hidden = traitlets.Unicode(help='the mask, where it was painted: see `mask_text`').tag(sync=True, state=True)
     statistics = traitlets.Enum(list(sources), 'near', help='of patches that a model predicts without them').tag(sync=True, state=True)
+    overlay = traitlets.Bool(False, help='errors over the image').tag(sync=True, state=True)
 
     def __init__(self, models: dict[str, Method],  # one or two, by name
                  images: dict[str, str | Path | Tensor],  # by name: see `host.read_image`
@@ -192,7 +193,7 @@ def draw_strokes(ax: Axes, histograms: Tensor,  # `cells 3*bins`
     ax.set(xlim=(0, task.grid[1]), ylim=(task.grid[0], 0), aspect='equal')
 
 
-def draw_task(axes: list[Axes], task: Task, said: Tensor, target: Tensor, image: Tensor, hidden: Tensor, units: tuple[int, int], statistics: str, several: bool):
+def draw_task(axes: list[Axes], task: Task, said: Tensor, target: Tensor, image: Tensor, hidden: Tensor, units: tuple[int, int], statistics: str, several: bool, overlay: bool):
     "Three pictures of one task: target and output where there are several, else output and pasted; errors"
     share, errors = shares(task, hidden, units), cell_errors(said, target)
     if task.kind == 'hog':
@@ -203,7 +204,9 @@ def draw_task(axes: list[Axes], task: Task, said: Tensor, target: Tensor, image:
         for ax, name in zip(axes, ('original', 'output') if several else ('output', 'pasted')):
             ax.imshow(drawn[name].movedim(0, -1), interpolation='nearest')
     worst = (target - target.mean(0)).square().mean().item()
-    axes[2].imshow(errors.where(share > 0, torch.nan).view(task.grid), vmin=0, vmax=worst, cmap='viridis')
+    if overlay:
+        axes[2].imshow(image.movedim(0, -1), extent=(-.5, task.grid[1] - .5, task.grid[0] - .5, -.5))
+    axes[2].imshow(errors.where(share > 0, torch.nan).view(task.grid), vmin=0, vmax=worst, cmap='viridis', alpha=.7 if overlay else 1)
     names = ('target', 'output') if several else ('output', 'pasted')
     for ax, title in zip(axes, [f'{names[0]} {task.grid[0]}x{task.grid[1]}' if several else names[0], names[1], f'error, mean {hidden_error(errors, share):.3f}']):
         ax.set_title(title, fontsize=8)
@@ -223,7 +226,7 @@ def picture(self: ReconstructionExplorer) -> Figure:
         axes[row, 0].set_title(name, fontsize=8), axes[row, 1].set_title(f'{int(hidden.sum())} of {len(hidden)} hidden', fontsize=8)
         axes[row, 2].set_xlabel('; '.join(dict.fromkeys(label_of(task, self.statistics) for task in tasks)), fontsize=7)
         for task, said, target in zip(tasks, predict(model, image, hidden), targets_of(model, image)):
-            draw_task(axes[row, 2:], task, said, target, image, hidden, units, self.statistics, len(tasks) > 1 or task.kind == 'hog')
+            draw_task(axes[row, 2:], task, said, target, image, hidden, units, self.statistics, len(tasks) > 1 or task.kind == 'hog', self.overlay)
             row += 1
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
@@ -247,6 +250,7 @@ def explore_reconstruct(checkpoint: str = '',    # run folder, or a file of the 
                         ratio: float = .75, seed: int = 0,  # of a drawn mask: share of units to hide, and its number
                         hidden: str = '',        # a painted mask instead: see `mask_text`
                         statistics: str = 'near',  # of patches that a model predicts without them: 'near', 'visible' or 'true' (leaks the answer)
+                        overlay: bool = False,   # draw errors over the image
                         ) -> ReconstructionExplorer:
     "The reconstruction explorer of one or two models"
     name, model = model_of(checkpoint or str(quick_model()), method)
@@ -261,4 +265,4 @@ def explore_reconstruct(checkpoint: str = '',    # run folder, or a file of the 
     images = {Path(one).name: one for one in dict.fromkeys([*filter(None, [image]), *built_in])}
     asked = dict(checkpoint=checkpoint, other=other, image=image, method=method, other_method=other_method)
     return ReconstructionExplorer(models, images, call='mimrepro.explorers.reconstruct.explore_reconstruct', given=[f'{key}={value!r}' for key, value in asked.items() if value],
-                                  shown=shown, ratio=ratio, seed=seed, hidden=hidden, statistics=statistics)
+                                  shown=shown, ratio=ratio, seed=seed, hidden=hidden, statistics=statistics, overlay=overlay)

@@ -68,7 +68,8 @@ function taskView(side, task, units) {
     errors = cellErrors(answer.said, answer.target, shares.length);
     const drawn = task.kind === "hog" ? strokePictures(task, answer, shares) : pixelPictures(task, answer, scene, shares, several);
     pictures.forEach((one, i) => one.show({ image: drawn[i] }));
-    panels.at(-1).show({ image: errorPicture(errors, shares, answer, task) });
+    const wrong = errorPicture(errors, shares, answer, task);
+    panels.at(-1).show(scene.overlay ? { image: scene.picture, smooth: true, over: wrong, alpha: 0.7 } : { image: wrong });
     point(scene);
     return hiddenMean(errors, shares);
   };
