@@ -153,7 +153,7 @@ def judge_imagenet_c(encoder, train, test, device, folder, images: int | None, p
     found, add = resumed(folder, 'imagenet-c', dict(classifier=fingerprint(classifier), test=test.name, images=images))
     for name in progress(wanted, 'ImageNet-C'):
         if name not in found:
-            add(name, top1(classifier, batches(parts[name], classifier.size, images), group))
+            add(name, top1(classifier, batches(parts[name], classifier.view, images), group))
     return corruption_errors({(name.split('/')[0], int(name.split('/')[1])): found[name] for name in wanted}, imagenet=True)
 
 

@@ -50,6 +50,7 @@ class Protocol:
     learns: bool = True      # whether it needs images to learn on
     same_classes: bool = False  # whether both collections must have the same classes
     open: Callable = open_source  # (name, split) -> a collection that comes with `labels`
+    form: type | None = None # dataclass of the settings, where they are one: it knows which whole numbers may be fractions
 
     def check(self, changes: Iterable[str]):
         "Refuse settings that the protocol does not have"

@@ -59,6 +59,7 @@ class Classifier(nn.Module):
         self.network, self.head, self.pool, self.classes = deepcopy(network), head, pool, classes
         config = resolve_model_data_config(network)
         self.size = tuple(image_size(network)) if hasattr(network, 'img_size') or hasattr(network, 'patch_embed') else config['input_size'][1:]
+        self.view = self.size, config['crop_pct'], config['interpolation']  # how whole images are shown, see `views.evaluation_view`
         for name in ('mean', 'std'):
             self.register_buffer(name, torch.tensor(config[name])[:, None, None])
         self.eval().requires_grad_(False)
@@ -71,7 +72,7 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor,               # `B 3 H W`: uint8 of any size, or float in [0, 1] of the network's
                 keep: Tensor | None = None,    # see `seeing`
                 ) -> Tensor:                   # `B outputs`
-        x = evaluation_view(x, self.size) / 255 if x.dtype == torch.uint8 else x
+        x = evaluation_view(x, *self.view) / 255 if x.dtype == torch.uint8 else x
         x = (x - self.mean) / self.std
         with seeing(self.network, keep):
             if self.head is None:
@@ -81,7 +82,7 @@ class Classifier(nn.Module):
 
 # %% ../nbs/23_robust.ipynb #4cfbcf9a
 def batches(source: Source,
-            size: tuple[int, int],        # height and width that the classifier wants
+            view: tuple,                  # `Classifier.view`, or no more than a size: `(size,)`
             images: int | None = None,    # use so many, evenly spaced over the source; None: all
             batch: int = 250,
             border: int = 0,              # pixels to cut from every side first
@@ -93,12 +94,12 @@ def batches(source: Source,
     parts = torch.arange(wanted).mul(len(source)).div(wanted, rounding_mode='floor').split(batch)
     if source.arrays:
         pixels, labels = source.arrays()
-        yield from ((evaluation_view(pixels[part], size), labels[part]) for part in parts)
+        yield from ((evaluation_view(pixels[part], *view), labels[part]) for part in parts)
         return
 
     def one(i):
         image = source.attempt(i)
-        return image if isinstance(image, str) else evaluation_view(image[None, :, border:image.shape[1] - border, border:image.shape[2] - border], size)
+        return image if isinstance(image, str) else evaluation_view(image[None, :, border:image.shape[1] - border, border:image.shape[2] - border], *view)
 
     with ThreadPoolExecutor(cores()) as pool:
         for part in parts:
@@ -116,7 +117,7 @@ def progress(steps: Iterable, name: str) -> Iterable:
 
 def load(source: Source, classifier: Classifier, images: int | None = None) -> tuple[Tensor, Tensor]:  # uint8 `N 3 S S`, classes `N`
     "Images of a source in memory, see `batches`"
-    return tuple(torch.cat(parts) for parts in zip(*batches(source, classifier.size, images)))
+    return tuple(torch.cat(parts) for parts in zip(*batches(source, classifier.view, images)))
 
 
 def fit_head(z: Tensor, y: Tensor,  # features `N D` and classes `N`
@@ -155,7 +156,7 @@ def as_classifier(model: nn.Module,                    # a frozen encoder, a fin
         raise ValueError('an encoder without a head needs images with classes to fit one on: name training images, or pass a fine-tuned classifier')
     body, found, labels = Classifier(model, nn.Identity(), pool).to(device), [], []
     with torch.no_grad():
-        for images, y in progress(batches(train, body.size, train_images), 'features'):
+        for images, y in progress(batches(train, body.view, train_images), 'features'):
             found.append(body(images.to(device)))
             labels.append(y.to(device))
     y = torch.cat(labels)

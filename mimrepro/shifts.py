@@ -95,7 +95,7 @@ def judge_set(encoder, train, test, device, folder, name: str, images: int | Non
     if common and classifier.classes and classifier.classes != test.classes:
         test = only_classes(test, classifier.classes)
     group = grouping(class_outputs(test.classes, classifier), classifier.outputs)
-    parts = progress(batches(test, classifier.size, images), name)
+    parts = progress(batches(test, classifier.view, images), name)
     return dict(acc=top1(classifier, parts, group), classes=float(len(test.classes)))
 
 
@@ -139,7 +139,7 @@ def judge_objectnet(encoder, train, test, device, folder, images: int | None, ke
     group = torch.full((1000,), -1)
     for k, name in enumerate(part.classes):
         group[outputs[name]] = k
-    return dict(acc=top1(classifier, progress(batches(part, classifier.size, images, border=2), 'objectnet'), group), classes=float(len(part.classes)))
+    return dict(acc=top1(classifier, progress(batches(part, classifier.view, images, border=2), 'objectnet'), group), classes=float(len(part.classes)))
 
 
 def judge_background(encoder, train, test, device, folder, images: int | None, key: str, pool: str, train_images: int | None) -> dict[str, float]:
@@ -154,7 +154,7 @@ def judge_background(encoder, train, test, device, folder, images: int | None, k
     if classifier.outputs != 9:
         need_imagenet('background', classifier)
         group = torch.tensor([kind for _, kind in sorted((int(k), v) for k, v in json.loads(key_file(test, 'in_to_in9.json', key, where).read_text()).items())])
-    found = {f'acc_{name}': top1(classifier, progress(batches(part, classifier.size, images), name), group, restrict=False) for name, part in parts.items()}
+    found = {f'acc_{name}': top1(classifier, progress(batches(part, classifier.view, images), name), group, restrict=False) for name, part in parts.items()}
     return found | dict(gap=found['acc_mixed_same'] - found['acc_mixed_rand'])
 
 # %% ../nbs/23a_shifts.ipynb #c76b45e0
@@ -171,7 +171,7 @@ def judge_si_score(encoder, train, test, device, folder, images: int | None, key
         rows = csv.DictReader(key_file(test, f'{name}/foreground_classes.csv', key, where).read_text().splitlines())
         output = {row['label']: int(row['int']) for row in rows}
         group = grouping(torch.tensor([output[label] for label in part.classes]), 1000)
-        found[name.replace('object', 'acc')] = top1(classifier, progress(batches(part, classifier.size, images), name), group, restrict=False)
+        found[name.replace('object', 'acc')] = top1(classifier, progress(batches(part, classifier.view, images), name), group, restrict=False)
     return found
 
 

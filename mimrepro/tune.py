@@ -224,10 +224,11 @@ _names = {'mae': "MAE, ViT-B, the released recipe", 'mae-paper': "MAE, ViT-B, th
           'localmim-large': 'LocalMIM, ViT-L', 'localmim-swin': 'LocalMIM, Swin-B, pixels', 'localmim-swin-hog': 'LocalMIM, Swin-B, HOG', 'localmim-swin-100': 'LocalMIM, Swin-B from 100 epochs',
           'localmim-swin-large': 'LocalMIM, Swin-L', 'small': 'our own short recipe for 64-pixel images'}
 _scratch = {'scratch': 'From scratch with a moving average: MAE Table 11, ViT-B', 'scratch-large': 'From scratch: MAE Table 11, ViT-L and H', 'scratch-small': 'From scratch, as long as finetune-small'}
+_kind = dict(same_classes=True, form=FinetuneSettings)
 _few = replace(finetune_settings['extrema'], epochs=50, batch=256, mixup=0., cutmix=0., smoothing=0.)
-protocols = {f'finetune-{name}': Protocol(f'Fine-tuning, {about}', run_finetune, asdict(finetune_settings[name]), same_classes=True) for name, about in _names.items()} | {
-    name: Protocol(about, run_finetune, asdict(finetune_settings[name]), same_classes=True) for name, about in _scratch.items()} | {
-    f'partial-{k:g}': Protocol(f'Only the last {k:g} blocks learn (MAE Figure 9)', run_finetune, asdict(replace(finetune_settings['mae-large-paper'], tuned=k)), same_classes=True) for k in (0, .5, 1, 2, 4, 6, 12, 18)} | {
-    f'semi-{part}': Protocol(f'Fine-tuning with {part} % of the labels; the settings are our choice', run_finetune, asdict(replace(_few, share=part / 100)), same_classes=True) for part in (1, 10)} | {
-    'partial-small': Protocol('Only the last blocks learn, as short as finetune-small; tuned=k', run_finetune, asdict(replace(finetune_settings['small'], tuned=1)), same_classes=True),
+protocols = {f'finetune-{name}': Protocol(f'Fine-tuning, {about}', run_finetune, asdict(finetune_settings[name]), **_kind) for name, about in _names.items()} | {
+    name: Protocol(about, run_finetune, asdict(finetune_settings[name]), **_kind) for name, about in _scratch.items()} | {
+    f'partial-{k:g}': Protocol(f'Only the last {k:g} blocks learn (MAE Figure 9)', run_finetune, asdict(replace(finetune_settings['mae-large-paper'], tuned=k)), **_kind) for k in (0, .5, 1, 2, 4, 6, 12, 18)} | {
+    f'semi-{part}': Protocol(f'Fine-tuning with {part} % of the labels; the settings are our choice', run_finetune, asdict(replace(_few, share=part / 100)), **_kind) for part in (1, 10)} | {
+    'partial-small': Protocol('Only the last blocks learn, as short as finetune-small; tuned=k', run_finetune, asdict(replace(finetune_settings['small'], tuned=1)), **_kind),
     'classify': Protocol('A trained classifier as it is: nothing is learned', run_classify, dict(batch=256, precision='fp32'), learns=False)}

@@ -9,6 +9,7 @@ __all__ = ['hugging_face', 'read_file', 'find_checkpoint', 'rename', 'from_huggi
 # %% ../nbs/00i_weights.ipynb #87e74c64
 import json
 import re
+from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,13 +30,14 @@ def read_file(path: Path,   # `.pth`, `.pt`, `.bin` or `.safetensors`
     try:
         if path.suffix == '.safetensors':
             return load_file(path)
-        found = torch.load(path, map_location='cpu', weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):
+            found = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         raise ValueError(f'{path} cannot be read as a checkpoint ({type(error).__name__}: {str(error)[:200]}): '
                          f'expected safetensors or a PyTorch file of plain tensors, completely downloaded') from error
     for wrapper in ('model', 'state_dict'):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
+            found = found[wrapper] | {name: value for name, value in (found.get('model_ema') or {}).items() if name.startswith('ema.')}
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise ValueError(f'{path} holds no dictionary of tensors: expected a state dict, or one under "model" or "state_dict"')
     return found
@@ -165,7 +167,7 @@ def load_pretrained(source: str,                 # folder of ours; or file or hu
     if method is None:
         raise ValueError(f'{source} has no recipe.json: name the method whose checkpoint it is, as in method="mae", or take load_encoder for its encoder')
     module = load_method(method)
-    state = rename(read_weights(source), module.released)
+    state = {name: value for name, value in rename(read_weights(source), module.released).items() if not name.startswith('ema.')}
     model = module.method(**{**module.released_arguments(state), **arguments})
     load_exactly(model, state, str(source))
     return model
