@@ -10,6 +10,7 @@ __all__ = ['open_timm_model', 'open_method', 'encoder_of', 'open_encoder', 'open
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import timm
@@ -26,13 +27,14 @@ from .weights import find_checkpoint, load_encoder, load_exactly, load_pretraine
 # %% ../nbs/26_evaluate.ipynb #5cd5cec4
 def open_timm_model(name: str) -> nn.Module:
     "`NAME` from the hub, `FOLDER`, or `NAME=FILE`"
-    name, _, file = name.partition('=')
     folder = Path(name).expanduser()
+    name, _, file = (name, '', '') if folder.is_dir() else name.partition('=')
     try:
         if not file:
             return timm.create_model(f'local-dir:{folder}' if folder.is_dir() else name, pretrained=True)
         state = read_weights(file)
-        model = timm.create_model(name, num_classes=next((len(value) for key, value in state.items() if key in ('head.weight', 'head.fc.weight')), 0))
+        pooled = dict(global_pool='avg') if 'fc_norm.weight' in state else {}                # as MAE's authors fine-tune
+        model = timm.create_model(name, num_classes=next((len(value) for key, value in state.items() if key in ('head.weight', 'head.fc.weight')), 0), **pooled)
     except Exception as error:
         raise ValueError(f'timm cannot build {name!r} with weights ({type(error).__name__}: {(str(error).splitlines() or [""])[0][:200]}): expected a name of timm.list_pretrained(), '
                          'a folder with config.json and weights, or NAME=FILE') from error
@@ -146,7 +148,8 @@ def evaluate(checkpoint: str | Path | nn.Module,  # see `open_encoder`; or an en
     changes = {name: of_kind(chosen, name, value) for name, value in changes.items()}
     settings = {**chosen.settings, **(dict(seed=seed) if 'seed' in chosen.settings else {}), **changes}
     encoder, recipe, name = open_encoder(checkpoint, branch or chosen.branch, method)
-    train, judged = open_data(chosen, data, test, root)
+    headed = chosen.learns == 'head' and test is None and getattr(encoder, 'num_classes', 0)
+    train, judged = open_data(replace(chosen, learns=False) if headed else chosen, data, test, root)
     marks = [f'{k}={v}' for k, v in settings.items() if v != chosen.settings[k]] + [branch] * (branch not in ('', chosen.branch))
     folder = out and Path(out) / '-'.join([name.replace('/', '_'), protocol, *marks]).replace('/', '_')
     metrics = chosen(encoder, train, judged, device, folder, **{k: v for k, v in settings.items() if k in changes or k == 'seed'})

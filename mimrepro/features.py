@@ -331,7 +331,7 @@ def run_knn(encoder, train, test, device, folder, *, k, temperature, **how) -> d
 
 def run_linear(encoder, train, test, device, folder, *, share, list_file, l2, **how) -> dict[str, float]:
     "`linear`, and how many images it learned from"
-    part = subset(train, few_labels(train, share, list_file)) if share < 1 or list_file else train
+    part = subset(train, few_labels(train, share, list_file)) if share != 1 or list_file else train
     (a, ya), (b, yb) = (read(encoder, source, device=device, **how) for source in (part, test))
     return dict(linear=quick_probe(a, ya, b, yb, l2), labels=float(len(a)))
 

@@ -111,6 +111,8 @@ class ProbeSettings:
     def __post_init__(self):
         if self.optimiser not in ('lars', 'sgd'):
             raise ValueError(f"optimiser {self.optimiser!r}: expected 'lars' or 'sgd'")
+        if self.epochs < 1 or self.batch < 1:
+            raise ValueError(f'epochs={self.epochs}, batch={self.batch}: expected 1 or more')
 
 
 _mae = ProbeSettings()

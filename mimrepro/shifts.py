@@ -19,8 +19,7 @@ from pathlib import Path
 import torch
 
 from .data import Source, read_file
-from .protocols import Protocol
-from .robust import Classifier, as_classifier, batches, class_outputs, grouping, progress, settings, top1
+from .robust import Classifier, as_classifier, batches, class_outputs, grouping, of_classifier, progress, settings, top1
 
 # %% ../nbs/23a_shifts.ipynb #0fca67c8
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def judge_set(encoder, train, test, device, folder, name: str, images: int | Non
     return dict(acc=top1(classifier, parts, group), classes=float(len(test.classes)))
 
 
-protocols = {name: Protocol(f'top-1 on {shift.about}: {shift.where}', partial(judge_set, name=name), settings | dict(common=False)) for name, shift in shift_sets.items()}
+protocols = {name: of_classifier(f'top-1 on {shift.about}: {shift.where}', partial(judge_set, name=name), settings | dict(common=False)) for name, shift in shift_sets.items()}
 
 # %% ../nbs/23a_shifts.ipynb #82750f25
 def key_file(source: Source,
@@ -175,6 +174,6 @@ def judge_si_score(encoder, train, test, device, folder, images: int | None, key
     return found
 
 
-protocols |= {'objectnet': Protocol('top-1 on things at home that ImageNet knows: https://objectnet.dev', judge_objectnet, settings | dict(key='')),
-              'background': Protocol('top-1 on ImageNet-9 with changed backgrounds: https://github.com/MadryLab/backgrounds_challenge', judge_background, settings | dict(key='')),
-              'si-score': Protocol('top-1 on pasted things of all sizes, places and turns: https://github.com/google-research/si-score', judge_si_score, settings | dict(key=''))}
+protocols |= {'objectnet': of_classifier('top-1 on things at home that ImageNet knows: https://objectnet.dev', judge_objectnet, settings | dict(key='')),
+              'background': of_classifier('top-1 on ImageNet-9 with changed backgrounds: https://github.com/MadryLab/backgrounds_challenge', judge_background, settings | dict(key='')),
+              'si-score': of_classifier('top-1 on pasted things of all sizes, places and turns: https://github.com/google-research/si-score', judge_si_score, settings | dict(key=''))}

@@ -174,14 +174,18 @@ def load_pretrained(source: str,                 # folder of ours; or file or hu
 
 # %% ../nbs/00i_weights.ipynb #14faf994
 def export_timm(encoder: nn.Module,  # `method.encoder`: with `as_timm`
-                folder: Path):
+                folder: Path,
+                classifier: nn.Module | None = None):  # a timm ViT that was made of it, to be written in its place
     "Write the encoder as a folder that `timm.create_model('local-dir:FOLDER')` loads"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state, name, arguments = encoder.as_timm()
-    config = dict(architecture=name, num_classes=0, num_features=timm.create_model(name, **arguments).num_features, global_pool=arguments['global_pool'],
+    if classifier is not None:
+        pool = classifier.global_pool
+        state, arguments = classifier.state_dict(), dict(arguments, img_size=list(classifier.patch_embed.img_size), num_classes=classifier.num_classes, global_pool=pool, final_norm=True, fc_norm=pool == 'avg')
+    config = dict(architecture=name, num_classes=arguments['num_classes'], num_features=timm.create_model(name, **arguments).num_features, global_pool=arguments['global_pool'],
                   model_args={k: v for k, v in arguments.items() if k != 'num_classes'},
-                  pretrained_cfg=dict(input_size=[encoder.patch_embed.proj.in_channels, *encoder.img_size], fixed_input_size=True, num_classes=0,
+                  pretrained_cfg=dict(input_size=[arguments['in_chans'], *arguments['img_size']], fixed_input_size=True, num_classes=arguments['num_classes'],
                                       mean=[.485, .456, .406], std=[.229, .224, .225], interpolation='bicubic', first_conv='patch_embed.proj', classifier='head'))
     (folder / 'config.json').write_text(json.dumps(config, indent=1))
-    save_file({name: value.contiguous() for name, value in state.items()}, folder / 'model.safetensors')
+    save_file({name: value.cpu().contiguous() for name, value in state.items()}, folder / 'model.safetensors')

@@ -67,15 +67,35 @@ def test_half_a_block_learns_for_half_an_epoch(home, tmp_path, capsys):
     line = json.loads((tmp_path / 'evaluations.jsonl').read_text())
     assert (line['settings']['tuned'], line['settings']['warmup_epochs']) == (.5, .5)
     begun = build(recipe_named('mae/demo')).encoder.state_dict()
-    ended = load_file(next(tmp_path.glob('*/classifier.safetensors')))
+    ended = load_file(next(tmp_path.glob('*/classifier/model.safetensors')))
     changed = {name.removeprefix('blocks.3.').split('.')[0] for name, value in ended.items() if name in begun and not name.startswith('norm') and not torch.equal(value, begun[name])}
     assert changed == {'norm2', 'mlp'}
+
+
+@pytest.mark.parametrize('pool', ['mean', 'cls'])
+def test_a_fine_tuned_classifier_goes_through_tests_of_robustness(home, tmp_path, pool):
+    found = evaluate(home / 'run', 'finetune-small', home / 'all', out=tmp_path, epochs=1, batch=40, precision='fp32', pool=pool)
+    classifier = f'timm:{next(tmp_path.glob("*/classifier"))}'
+    assert evaluate(classifier, 'classify', home / 'all')['top1'] == found['top1']
+    assert evaluate(classifier, 'shuffle', home / 'all' / 'test', cells=(1,))['acc@1x1'] == found['top1'], 'nothing to learn on is needed'
+    with pytest.raises(ValueError, match='no part of its own'):
+        evaluate(home / 'run', 'shuffle', home / 'all' / 'test')
+
+
+def test_a_classifier_of_maes_authors_is_read(tmp_path):
+    "They pool patches and have a norm after that"
+    theirs = timm.create_model('vit_tiny_patch16_224', num_classes=5, global_pool='avg').eval()
+    torch.save(dict(model=theirs.state_dict()), tmp_path / 'mae_finetuned_vit_tiny.pth')
+    ours, x = open_encoder(f'timm:vit_tiny_patch16_224={tmp_path}/mae_finetuned_vit_tiny.pth')[0].eval(), torch.randn(1, 3, 224, 224)
+    assert torch.equal(ours(x), theirs(x)) and ours(x).shape == (1, 5)
 
 
 @pytest.mark.parametrize('words, says', [
     (['--protocol', 'kn'], "did you mean 'knn'"), (['kk=3', '--protocol', 'knn'], "did you mean 'k'"), (['k=many', '--protocol', 'knn'], 'expected int'), (['k', '--protocol', 'knn'], 'setting=value'),
     (['--data', 'SOME'], 'some-test'), (['--data', 'nowhere'], 'nowhere'), (['--data', 'cifar10', '--root', 'nowhere'], 'download=True'), (['--data', 'inat2018'], 'inat_comp'),
-    (['--protocol', 'knn-extrema'], 'no momentum encoder'), (['--data', 'ONE'], 'no part of its own'), (['--protocol', 'classify'], 'expected a classifier')])
+    (['--protocol', 'knn-extrema'], 'no momentum encoder'), (['--data', 'ONE'], 'no part of its own'), (['--protocol', 'classify'], 'expected a classifier'),
+    (['share=2', '--protocol', 'fewshot-1'], 'a share of 2'), (['epochs=0', '--protocol', 'finetune-mae'], 'epochs=0'), (['batch=0', '--protocol', 'linear-mae'], 'batch=0'),
+    (['augment=rand-m9x', 'epochs=1', '--protocol', 'finetune-mae'], "augment='rand-m9x'"), (['--branch', 'teacher', '--protocol', 'knn'], 'no teacher encoder'), (['--device', 'tpu', '--protocol', 'knn'], "device 'tpu'")])
 def test_wrong_inputs_say_what_is_wrong(home, tmp_path, capsys, words, says):
     places = dict(SOME=str(home / 'some'), ONE=str(home / 'all' / 'train'))
     words = [places.get(word, word) for word in words]

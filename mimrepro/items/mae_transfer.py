@@ -123,7 +123,7 @@ targets = {name: dict(model=dict(presets['base'], target=target)) for name, targ
 table_7 = Item('mae', 'table-7', 'Pixels and tokens as targets', 'ablation', variants({'paper': paper['base']}, targets),
                (Column('ft', 'fine-tuned, ViT-B', published='IN1K_B', measures=on_paper('finetune-mae')), replace(box, published='COCO_B'), replace(miou, published='ADE20K_B')),
                (gains('pixel (w/ norm)', 'pixel (w/o norm)', 'ft', text='Normalised pixels are better than raw ones for fine-tuning ViT-B'),), note='dVAE tokens need a trained tokeniser, which is not run.')
-shifts = {'IN-Corruption (mCE)': ('imagenet-c', 'mce'), 'IN-Adversarial': ('imagenet-a', 'top1'), 'IN-Rendition': ('imagenet-r', 'top1'), 'IN-Sketch': ('imagenet-sketch', 'top1')}
+shifts = {'IN-Corruption (mCE)': ('imagenet-c', 'mce'), 'IN-Adversarial': ('imagenet-a', 'acc'), 'IN-Rendition': ('imagenet-r', 'acc'), 'IN-Sketch': ('imagenet-sketch', 'acc')}
 table_13 = Item('mae', 'table-13', 'Robustness', 'ablation', sized(three),
                 tuple(Column(protocol.replace('-', '_'), name, 'other', published=name, measures=on_paper(protocol, key)) for name, (protocol, key) in shifts.items()), across=True,
                 note='Of fine-tuned models; a lower mCE is better.')
