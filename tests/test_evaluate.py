@@ -77,7 +77,7 @@ def test_a_fine_tuned_classifier_goes_through_tests_of_robustness(home, tmp_path
     found = evaluate(home / 'run', 'finetune-small', home / 'all', out=tmp_path, epochs=1, batch=40, precision='fp32', pool=pool)
     classifier = f'timm:{next(tmp_path.glob("*/classifier"))}'
     assert evaluate(classifier, 'classify', home / 'all')['top1'] == found['top1']
-    assert evaluate(classifier, 'shuffle', home / 'all' / 'test', cells=(1,))['acc@1x1'] == found['top1'], 'nothing to learn on is needed'
+    assert evaluate(classifier, 'shuffle', home / 'all' / 'test', cells=(1,))['acc@1x1'] == pytest.approx(found['top1'], abs=1e-4), 'nothing to learn on is needed'
     with pytest.raises(ValueError, match='no part of its own'):
         evaluate(home / 'run', 'shuffle', home / 'all' / 'test')
 
