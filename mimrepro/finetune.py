@@ -175,10 +175,6 @@ class FinetuneSettings:
     precision: str = 'bf16'       # or 'fp32'
     seed: int = 0                 # of everything random
 
-    def __post_init__(self):
-        if self.epochs < 1 or self.batch < 1:
-            raise ValueError(f'epochs={self.epochs}, batch={self.batch}: expected 1 or more, and two images for a batch')
-
     @property
     def lr(self) -> float:
         "Peak learning rate: `base_lr` scaled to the batch"

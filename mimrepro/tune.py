@@ -131,6 +131,8 @@ class Tuner:
             train = subset(train, few_labels(train, s.share, s.list_file))
         self.classes = int(train.labels.max()) + 1
         self.batch = min(s.batch, len(train) - len(train) % 2)
+        if s.epochs < 1 or self.batch < 1:
+            raise ValueError(f'epochs={s.epochs}, batch={s.batch}: expected 1 or more, and at least two images')
         self.settings, self.train, self.test, self.folder = replace(s, batch=self.batch), train, test, folder
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         with seeded('fine-tuning', s.seed):
