@@ -23,11 +23,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .data import Source
-from .features import features, fit_logistic, image_size, pooled, tokens
+from .features import features, fit_logistic, image_size, pooled, prepared, tokens
 from .protocols import Protocol
 from .show import colours, markers, to_picture
 from .swin import SwinEncoder, WindowAttention
-from .views import evaluation_view, normalise
+from .views import evaluation_view
 
 # %% ../nbs/24_analysis.ipynb #879c5468
 @contextmanager
@@ -245,7 +245,7 @@ def draw_attention(encoder: nn.Module,
                    keep: Tensor | None = None, # visible patches `B K`
                    ) -> Figure:
     "Where heads look from chosen patches, or, without `queries`, where the class token looks"
-    x, grid = normalise(images), patch_grid(encoder)
+    x, grid = prepared(encoder, images), patch_grid(encoder)
     maps, side = attention(encoder, x, keep), images.shape[-2] // grid[0]
     among = maps[-1] if not queries and block == -1 else [m for m in maps if m.shape[-2] > 1][block]
     rows, marked = [], []
@@ -313,7 +313,7 @@ def measure_looks(encoder: nn.Module, test: Source, device: str,
                   renormalise: bool = True,  # see `among_patches`
                   ) -> list[Tensor]:         # per block `heads`
     "A measurement of every head, averaged over images"
-    x = normalise(sample(test, images, image_size(encoder))[0])
+    x = prepared(encoder, sample(test, images, image_size(encoder))[0])
     encoder, total = encoder.to(device), None
     for part in x.split(batch):
         found = [measure(look).cpu() * len(part) / len(x) for look in looks(encoder, part.to(device), renormalise)]

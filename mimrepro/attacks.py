@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .loader import generator
-from .protocols import Protocol
-from .robust import Classifier, as_classifier, class_outputs, grouping, load, predictions, progress, settings
+from .robust import Classifier, as_classifier, class_outputs, grouping, load, of_classifier, predictions, progress, settings
 
 # %% ../nbs/23d_attacks.ipynb #0e09a0b0
 @torch.enable_grad()
@@ -85,8 +84,8 @@ def judge_calibration(encoder, train, test, device, folder, bins: int, images: i
 
 
 protocols = {
-    'attack-fgsm': Protocol('top-1 under one gradient-sign step of 1, 2, 4, 8 255ths (Goodfellow et al. 2015)', judge_attack,
+    'attack-fgsm': of_classifier('top-1 under one gradient-sign step of 1, 2, 4, 8 255ths (Goodfellow et al. 2015)', judge_attack,
                             settings | dict(epsilons=(1, 2, 4, 8), steps=1, random_start=False, seed=0)),
-    'attack-pgd': Protocol('top-1 under 10 projected gradient steps from a random start, limits of 1, 2, 4, 8 255ths (Madry et al. 2018)', judge_attack,
+    'attack-pgd': of_classifier('top-1 under 10 projected gradient steps from a random start, limits of 1, 2, 4, 8 255ths (Madry et al. 2018)', judge_attack,
                            settings | dict(epsilons=(1, 2, 4, 8), steps=10, random_start=True, seed=0)),
-    'calibration': Protocol('expected calibration error in 15 bins (Guo et al. 2017), with confidence, accuracy and log-likelihood', judge_calibration, settings | dict(bins=15))}
+    'calibration': of_classifier('expected calibration error in 15 bins (Guo et al. 2017), with confidence, accuracy and log-likelihood', judge_calibration, settings | dict(bins=15))}

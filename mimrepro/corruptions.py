@@ -18,8 +18,7 @@ from torch import Tensor
 from .data import Source
 from .loader import generator
 from .method import nearest
-from .protocols import Protocol
-from .robust import Classifier, as_classifier, batches, class_outputs, grouping, load, progress, settings, top1
+from .robust import Classifier, as_classifier, batches, class_outputs, grouping, load, of_classifier, progress, settings, top1
 from .shifts import regroup
 
 # %% ../nbs/23b_corruptions.ipynb #b5c1ace5
@@ -153,11 +152,11 @@ def judge_imagenet_c(encoder, train, test, device, folder, images: int | None, p
     found, add = resumed(folder, 'imagenet-c', dict(classifier=fingerprint(classifier), test=test.name, images=images))
     for name in progress(wanted, 'ImageNet-C'):
         if name not in found:
-            add(name, top1(classifier, batches(parts[name], classifier.size, images), group))
+            add(name, top1(classifier, batches(parts[name], classifier.view, images), group))
     return corruption_errors({(name.split('/')[0], int(name.split('/')[1])): found[name] for name in wanted}, imagenet=True)
 
 
 protocols = {
-    'corruptions': Protocol('top-1 on test images corrupted in 15 ways and 5 severities (Hendrycks & Dietterich), and the unnormalised mean corruption error', judge_corruptions,
+    'corruptions': of_classifier('top-1 on test images corrupted in 15 ways and 5 severities (Hendrycks & Dietterich), and the unnormalised mean corruption error', judge_corruptions,
                             settings | dict(types=(), severities=SEVERITIES, seed=0)),
-    'imagenet-c': Protocol("mean corruption error on ImageNet-C in units of AlexNet's (MAE Table 13): https://zenodo.org/records/2235448", judge_imagenet_c, settings)}
+    'imagenet-c': of_classifier("mean corruption error on ImageNet-C in units of AlexNet's (MAE Table 13): https://zenodo.org/records/2235448", judge_imagenet_c, settings)}

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn as nn
+from timm.data import resolve_model_data_config
 from timm.layers import LayerNorm2d
 from torch import Tensor
 from torchvision import tv_tensors
@@ -197,11 +198,11 @@ class Detector(nn.Module):
                  ):
         super().__init__()
         levels = Levels(backbone, channels, pyramid)
-        first, names = levels.strides[0], [str(k) for k in range(len(levels.strides))]
+        first, names, seen = levels.strides[0], [str(k) for k in range(len(levels.strides))], resolve_model_data_config(backbone.body)
         anchors = AnchorGenerator(tuple((8 * s,) for s in (*levels.strides, 2 * levels.strides[-1])), ((.5, 1., 2.),) * (len(names) + 1))
         pool = partial(MultiScaleRoIAlign, names, sampling_ratio=2, canonical_scale=56 * first, canonical_level=int(math.log2(first)) + 2)
         self.rcnn = MaskRCNN(
-            levels, min_size=side, max_size=side, size_divisible=side, rpn_anchor_generator=anchors, rpn_head=RPNHead(channels, 3, conv_depth=2),
+            levels, min_size=side, max_size=side, size_divisible=side, image_mean=seen['mean'], image_std=seen['std'], rpn_anchor_generator=anchors, rpn_head=RPNHead(channels, 3, conv_depth=2),
             box_roi_pool=pool(7), box_head=FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [hidden], LayerNorm2d), box_predictor=FastRCNNPredictor(hidden, classes + 1),
             mask_roi_pool=pool(14), mask_head=MaskRCNNHeads(channels, [channels] * 4, 1, LayerNorm2d), mask_predictor=MaskRCNNPredictor(channels, channels, classes + 1),
             rpn_pre_nms_top_n_train=2 * proposals, rpn_pre_nms_top_n_test=proposals, rpn_post_nms_top_n_train=proposals, rpn_post_nms_top_n_test=proposals, box_batch_size_per_image=regions)

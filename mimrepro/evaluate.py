@@ -10,6 +10,7 @@ __all__ = ['open_timm_model', 'open_method', 'encoder_of', 'open_encoder', 'open
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import timm
@@ -26,13 +27,14 @@ from .weights import find_checkpoint, load_encoder, load_exactly, load_pretraine
 # %% ../nbs/26_evaluate.ipynb #5cd5cec4
 def open_timm_model(name: str) -> nn.Module:
     "`NAME` from the hub, `FOLDER`, or `NAME=FILE`"
-    name, _, file = name.partition('=')
     folder = Path(name).expanduser()
+    name, _, file = (name, '', '') if folder.is_dir() else name.partition('=')
     try:
         if not file:
             return timm.create_model(f'local-dir:{folder}' if folder.is_dir() else name, pretrained=True)
         state = read_weights(file)
-        model = timm.create_model(name, num_classes=next((len(value) for key, value in state.items() if key in ('head.weight', 'head.fc.weight')), 0))
+        pooled = dict(global_pool='avg') if 'fc_norm.weight' in state else {}                # as MAE's authors fine-tune
+        model = timm.create_model(name, num_classes=next((len(value) for key, value in state.items() if key in ('head.weight', 'head.fc.weight')), 0), **pooled)
     except Exception as error:
         raise ValueError(f'timm cannot build {name!r} with weights ({type(error).__name__}: {(str(error).splitlines() or [""])[0][:200]}): expected a name of timm.list_pretrained(), '
                          'a folder with config.json and weights, or NAME=FILE') from error
@@ -72,14 +74,14 @@ def open_encoder(source: str | Path | nn.Module,
                  ) -> tuple[nn.Module, dict, str]: # the encoder, the recipe it was trained by if known, what to call it
     "Any encoder there is"
     if isinstance(source, nn.Module):
-        return source, {}, type(source).__name__
+        return encoder_of(source, branch, 'the model') if isinstance(source, Method) else source, {}, type(source).__name__
     source = str(source)
     if source.startswith('timm:'):
         return open_timm_model(source.removeprefix('timm:')), {}, source
     path = find_checkpoint(source)
     recipe = path.with_name('recipe.json')
     model = open_method(source, method)
-    if model is None and branch == 'momentum':
+    if model is None and branch != 'student':
         raise ValueError(f'{source} holds one encoder, and the protocol asks for the {branch} one: take a checkpoint with both')
     found = load_encoder(source) if model is None else encoder_of(model, branch, source)
     return found, json.loads(recipe.read_text()) if recipe.exists() and not method else {}, path.parent.name if recipe.exists() else path.name
@@ -112,12 +114,12 @@ def first_split(protocol: Protocol, name: str | Path, splits: tuple, kw: dict) -
                 raise
 
 # %% ../nbs/26_evaluate.ipynb #4805c0bc
-def of_kind(name: str, value: object, preset: object):
-    "The value, where it is of the preset's kind; lists count as tuples and whole numbers as numbers"
-    value = tuple(value) if isinstance(value, list) else value
-    kind = (int, float) if isinstance(preset, float) else type(preset)
-    if preset is not None and (not isinstance(value, kind) or isinstance(value, bool) != isinstance(preset, bool)):
-        raise ValueError(f'{name}={value!r}: expected {type(preset).__name__}, such as {preset!r}')
+def of_kind(protocol: Protocol, name: str, value: object):
+    "The value of a setting, where it is of the preset's kind; lists count as tuples and whole numbers as numbers"
+    value, preset = tuple(value) if isinstance(value, list) else value, protocol.settings[name]
+    number = isinstance(preset, float) or protocol.form and protocol.form.__dataclass_fields__[name].type is float
+    if preset is not None and (not isinstance(value, (int, float) if number else type(preset)) or isinstance(value, bool) != isinstance(preset, bool)):
+        raise ValueError(f'{name}={value!r}: expected {"float" if number else type(preset).__name__}, such as {preset!r}')
     return value
 
 
@@ -137,22 +139,23 @@ def evaluate(checkpoint: str | Path | nn.Module,  # see `open_encoder`; or an en
              device: str = '',                    # 'cpu' or 'cuda'; '': a GPU where there is one
              seed: int = 0,                       # of the protocol's random numbers, where it draws any
              out: str | Path | None = None,       # folder for the line and for the state of a long protocol; None: nowhere
-             root: str = '', method: str = '',    # see `open_data` and `open_encoder`
+             root: str = '', method: str = '', branch: str = '',  # see `open_data` and `open_encoder`; '': the protocol's branch
              **changes                            # settings of the protocol that differ from its preset
              ) -> dict[str, float]:               # name -> number; accuracies in percent, `test_images`
     "Judge an encoder by a protocol"
     chosen, start = protocol_named(protocol), time.time()
     chosen.check(changes)
-    changes = {name: of_kind(name, value, chosen.settings[name]) for name, value in changes.items()}
+    changes = {name: of_kind(chosen, name, value) for name, value in changes.items()}
     settings = {**chosen.settings, **(dict(seed=seed) if 'seed' in chosen.settings else {}), **changes}
-    encoder, recipe, name = open_encoder(checkpoint, chosen.branch, method)
-    train, judged = open_data(chosen, data, test, root)
-    marks = [f'{k}={v}' for k, v in settings.items() if v != chosen.settings[k]]
+    encoder, recipe, name = open_encoder(checkpoint, branch or chosen.branch, method)
+    headed = chosen.learns == 'head' and test is None and getattr(encoder, 'num_classes', 0)
+    train, judged = open_data(replace(chosen, learns=False) if headed else chosen, data, test, root)
+    marks = [f'{k}={v}' for k, v in settings.items() if v != chosen.settings[k]] + [branch] * (branch not in ('', chosen.branch))
     folder = out and Path(out) / '-'.join([name.replace('/', '_'), protocol, *marks]).replace('/', '_')
     metrics = chosen(encoder, train, judged, device, folder, **{k: v for k, v in settings.items() if k in changes or k == 'seed'})
     metrics = {key: float(value) for key, value in metrics.items()} | dict(test_images=float(len(judged)))
     if out:
         known = dict(paper='protocols', item=protocol, row=name, scale='', seed=seed, metrics=metrics, recipe=recipe, data=train.name if train else '', images_seen=0, **environment(),
                      seconds=round(time.time() - start, 1), test=judged.name, pictures={}, judged={})
-        write_line(known | dict(protocol=protocol, settings=settings, branch=chosen.branch), Path(out))
+        write_line(known | dict(protocol=protocol, settings=settings, branch=branch or chosen.branch), Path(out))
     return metrics

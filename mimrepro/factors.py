@@ -10,6 +10,7 @@ __all__ = ['redrawn', 'protocols', 'picture', 'on_circle', 'factor_targets', 'li
 
 # %% ../nbs/24c_factors.ipynb #d36e6c48
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,8 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .analysis import column_figure, frozen, patch_grid, sample
+from .checkpoints import write_whole
 from .data import Source
-from .features import image_size, quick_probe, tokens
+from .features import image_size, prepared, quick_probe, tokens
 from .geometry import block_features, patches_of
 from .masking import Masking
 from .method import warmup_cosine
@@ -198,7 +200,7 @@ def fit_decoder(encoder: nn.Module,
     grid, encoder, gen = patch_grid(encoder), encoder.to(device), torch.Generator()
     side = image_size(encoder)[0] // grid[0]
     with torch.no_grad(), frozen(encoder):
-        wide = tokens(encoder, normalise(images[:1].to(device))).shape[-1]
+        wide = tokens(encoder, prepared(encoder, images[:1].to(device))).shape[-1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder = Decoder(grid, wide, 3 * side**2, width, depth, max(1, width // 32)).to(device)
@@ -213,14 +215,15 @@ def fit_decoder(encoder: nn.Module,
     with frozen(encoder), torch.enable_grad():
         for step in tqdm(range(first, steps), 'decoder', disable=not progress):
             gen.manual_seed(seed << 32 | step)
-            x = normalise(images[torch.randint(len(images), (batch,), generator=gen)].to(device))
+            x = images[torch.randint(len(images), (batch,), generator=gen)].to(device)
             m = Masking(*(t.to(device) for t in share_masking(batch, math.prod(grid), visible, gen)))
             optimiser.param_groups[0]['lr'] = warmup_cosine(step, steps, steps / 10, lr)
             optimiser.zero_grad()
-            F.mse_loss(decoder(frozen_tokens(encoder, x, m), m), patchify(x, side)).backward()
+            F.mse_loss(decoder(frozen_tokens(encoder, prepared(encoder, x), m), m), patchify(normalise(x), side)).backward()
             optimiser.step()
             if state and ((step + 1) % every == 0 or step + 1 == steps):
-                torch.save(dict(about=about, step=step + 1, decoder=decoder.state_dict(), optimiser=optimiser.state_dict()), state)
+                kept = dict(about=about, step=step + 1, decoder=decoder.state_dict(), optimiser=optimiser.state_dict())
+                write_whole(state, partial(torch.save, kept))
     return decoder.eval()
 
 # %% ../nbs/24c_factors.ipynb #b3826b8b
@@ -231,7 +234,7 @@ def rebuilt(encoder: nn.Module, decoder: Decoder, images: Tensor, visible: float
     with frozen(encoder):
         for part in images.split(batch):
             m = Masking(*(t.to(device) for t in share_masking(len(part), math.prod(grid), visible, gen)))
-            patches = decoder(frozen_tokens(encoder, normalise(part.to(device)), m), m)
+            patches = decoder(frozen_tokens(encoder, prepared(encoder, part.to(device)), m), m)
             found.append(unpatchify(patches, grid, image_size(encoder)[0] // grid[0]).cpu())
     return torch.cat(found)
 

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from .analysis import column_figure, frozen, patch_grid, sample
 from .data import Source
-from .features import features, image_size, tokens
+from .features import features, image_size, prepared, tokens
 from .protocols import Protocol
 from .show import colours, markers, show_images
-from .views import Crop, crop_resize, hflip, normalise
+from .views import Crop, crop_resize, hflip
 
 # %% ../nbs/24b_geometry.ipynb #84ee6c57
 def patches_of(encoder: nn.Module, z: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def block_features(encoder: nn.Module,  # `vit.Encoder`, ExtreMA's, a timm ViT, 
         with frozen(encoder):
             for part in images.split(batch):
                 caught.clear()
-                z = tokens(encoder, normalise(part.to(device)))
+                z = tokens(encoder, prepared(encoder, part.to(device)))
                 found.append([*caught, patches_of(encoder, z).float().mean(1), *([z[:, 0].float()] if cls else [])])
     finally:
         for hook in hooks:

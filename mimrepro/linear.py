@@ -100,7 +100,7 @@ class ProbeSettings:
     crop: str = 'clipped'           # law of a training crop's box: see `views.Crop`
     scale: tuple = (.08, 1.)        # area of a training crop, share of the image
     ratio: tuple = (3 / 4, 4 / 3)   # its width over its height
-    interpolation: str = 'bicubic'  # or 'bilinear'
+    interpolation: str = 'bicubic'  # of training crops and of test images; or 'bilinear'
     piece: int = 512                # images normalised together; 0: the whole batch
     eps: float = 1e-6               # of the BatchNorm
     pool: str = 'cls'               # see `features.pooled`
@@ -111,6 +111,8 @@ class ProbeSettings:
     def __post_init__(self):
         if self.optimiser not in ('lars', 'sgd'):
             raise ValueError(f"optimiser {self.optimiser!r}: expected 'lars' or 'sgd'")
+        if self.epochs < 1 or self.batch < 1:
+            raise ValueError(f'epochs={self.epochs}, batch={self.batch}: expected 1 or more')
 
 
 _mae = ProbeSettings()
@@ -142,7 +144,7 @@ def linear_probe(encoder: nn.Module,               # ViT or Swin, ours or timm's
     "Train a linear classifier on freshly cropped images of a frozen encoder"
     s, batch = settings, min(settings.batch, len(train))
     how = dict(pool=s.pool, block=s.block, device=device, precision=s.precision)
-    z_test, y_test = read(encoder, test, **how)
+    z_test, y_test = read(encoder, test, interpolation=s.interpolation, **how)
     crops = loader(train, (Crop(image_size(encoder), s.crop, s.scale, s.ratio, s.interpolation),), batch, z_test.device, s.seed)
     head = probe_head(z_test.shape[1], int(train.labels.max()) + 1, generator('probe head', s.seed), s.eps).to(z_test.device)
     optimiser, losses, start = probe_optimiser(head, s), [], 0
@@ -172,4 +174,4 @@ def run_linear_probe(encoder, train, test, device, folder, **settings) -> dict[s
 
 _reaches = {'mae': "MAE's linear probe (Table 10)", 'cmae': "MAE's linear probe; CMAE's own settings are not published", 'lcmae': "MAE's linear probe; LC-MAE's own settings are not published",
             'extrema': "ExtreMA's linear probe (main_lincls.py): momentum encoder, class token before the final norm"}
-protocols = {f'linear-{name}': Protocol(_reaches[name], run_linear_probe, asdict(s), branch='momentum' if name == 'extrema' else 'student', same_classes=True) for name, s in probe_settings.items()}
+protocols = {f'linear-{name}': Protocol(_reaches[name], run_linear_probe, asdict(s), branch='momentum' if name == 'extrema' else 'student', same_classes=True, form=ProbeSettings) for name, s in probe_settings.items()}

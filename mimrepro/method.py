@@ -151,8 +151,9 @@ def change(recipe: Recipe,
         elif name in known and name != 'model':
             new[name] = literal(value)
             old = getattr(recipe, name)
-            if old is not None and not isinstance(new[name], (int, float) if isinstance(old, float) else type(old)):
-                raise ValueError(f'{name}={value}: expected {type(old).__name__}, such as {old!r}')
+            kind = float if Recipe.__dataclass_fields__[name].type is float else type(old)
+            if old is not None and not isinstance(new[name], (int, float) if kind is float else kind):
+                raise ValueError(f'{name}={value}: expected {kind.__name__}, such as {old!r}')
         else:
             raise ValueError(f'a recipe has no field {name!r}: {nearest(name, [*known, *(f"model.{a}" for a in arguments)])}')
     return replace(recipe, **{'name': ' '.join([recipe.name, *changes]), **new, 'model': model})

@@ -19,8 +19,7 @@ from torch import Tensor
 from .loader import generator
 from .method import nearest
 from .patches import grid_of, patchify, unpatchify
-from .protocols import Protocol
-from .robust import Classifier, as_classifier, class_outputs, grouping, load, predictions, progress, settings
+from .robust import Classifier, as_classifier, class_outputs, grouping, load, of_classifier, predictions, progress, settings
 from .vit import attention_maps, set_fused_attention
 
 # %% ../nbs/23c_occlusion.ipynb #60a7f600
@@ -156,7 +155,7 @@ shares = tuple(k / 10 for k in range(10))
 about = 'top-1 with growing shares of patches hidden (Naseer et al., section 3.1): '
 occlusion = settings | dict(order='random', fill='mean', shares=shares, seed=0)
 protocols = {
-    'occlusion': Protocol(about + 'random patches in the mean colour', judge_occlusion, occlusion),
-    'occlusion-salient': Protocol(about + 'those with the largest gradients first, in the mean colour', judge_occlusion, occlusion | dict(order='salient')),
-    'occlusion-tokens': Protocol(about + 'random tokens left out', judge_occlusion, occlusion | dict(fill='tokens')),
-    'shuffle': Protocol('top-1 on images cut into cells that change places (Naseer et al., section 3.3)', judge_shuffle, settings | dict(cells=(1, 2, 4, 8), seed=0))}
+    'occlusion': of_classifier(about + 'random patches in the mean colour', judge_occlusion, occlusion),
+    'occlusion-salient': of_classifier(about + 'those with the largest gradients first, in the mean colour', judge_occlusion, occlusion | dict(order='salient')),
+    'occlusion-tokens': of_classifier(about + 'random tokens left out', judge_occlusion, occlusion | dict(fill='tokens')),
+    'shuffle': of_classifier('top-1 on images cut into cells that change places (Naseer et al., section 3.3)', judge_shuffle, settings | dict(cells=(1, 2, 4, 8), seed=0))}

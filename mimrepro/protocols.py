@@ -47,9 +47,10 @@ class Protocol:
     settings: dict = field(default_factory=dict)  # the preset: keyword arguments of `run`
     labels: str = 'class'  # what the images must come with: 'class', 'masks', 'boxes' or '' for nothing
     branch: str = 'student'  # which encoder of a checkpoint that has two: 'student' or 'momentum'
-    learns: bool = True      # whether it needs images to learn on
+    learns: bool | str = True  # whether it needs images to learn on; 'head': for encoders without one
     same_classes: bool = False  # whether both collections must have the same classes
     open: Callable = open_source  # (name, split) -> a collection that comes with `labels`
+    form: type | None = None # dataclass of the settings, where they are one: it knows which whole numbers may be fractions
 
     def check(self, changes: Iterable[str]):
         "Refuse settings that the protocol does not have"
@@ -68,7 +69,10 @@ class Protocol:
         self.check(changes)
         if self.same_classes:
             check_classes(train, test)
-        device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+        gpu = torch.cuda.is_available()
+        device = device or ('cuda' if gpu else 'cpu')
+        if device.split(':')[0] not in ('cpu', 'cuda')[:1 + gpu]:
+            raise ValueError(f"device {device!r}: expected 'cpu'" + (" or 'cuda'" if gpu else ', as PyTorch finds no GPU here'))
         return self.run(encoder, train, test, device, folder and Path(folder), **{**self.settings, **changes})
 
 # %% ../nbs/19_protocols.ipynb #6488536e

@@ -26,11 +26,10 @@ from tqdm import tqdm
 
 from .data import Source, read_file
 from .dense import DenseRun, Steps, Training, needed
-from .features import image_size
+from .features import image_size, standardised
 from .protocols import Protocol
 from .pyramid import Backbone, Rescaled, StageNorms
 from .scenes import render, shapes
-from .views import normalise
 
 # %% ../nbs/22b_segment.ipynb #f05c3062
 IGNORE = 255  # a pixel without a class
@@ -192,7 +191,7 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Tensor,              # uint8 `B 3 H W`
                 masks: Tensor | None = None):      # uint8 `B H W` -> losses; None -> logits `B classes H W`
-        levels, size = self.neck(self.backbone(normalise(images))), images.shape[-2:]
+        levels, size = self.neck(self.backbone(standardised(self.backbone.body, images))), images.shape[-2:]
         logits = resized(self.head(levels), size).float()
         if masks is None: return logits
         second = resized(self.auxiliary(levels[-2]), size).float()
@@ -306,7 +305,7 @@ ade20k_settings = {  # whose settings, by paper
     'mae': SegmentSettings(),
     'localmim': SegmentSettings(lr=4e-4, taps=(1, 3, 9, 11), average=True, stride=341),
     'localmim-swin': SegmentSettings(lr=6e-5, weight_decay=.01, layer_decay=1., drop_path=.3, taps=None, relative=False, layer_scale=None, channels=512, stride=0),
-    'extrema': SegmentSettings(relative=False, layer_scale=None, channels=512, stride=341)}
+    'extrema': SegmentSettings(relative=False, layer_scale=None, stride=341)}
 scene_settings = SegmentSettings(iterations=200, batch=32, lr=1e-3, layer_decay=.75, warmup=20, precision='fp32', workers=0, save_every=100, drop_path=0., crop=0, stride=0,
                                  ratio=(1., 1.), photometric=False, taps=None, relative=False, layer_scale=None, finest=1, channels=32, auxiliary=32)
 _about = 'UperNet on ADE20K, 512-pixel crops, 160,000 iterations: mIoU, aAcc, mAcc'

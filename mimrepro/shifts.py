@@ -19,8 +19,7 @@ from pathlib import Path
 import torch
 
 from .data import Source, read_file
-from .protocols import Protocol
-from .robust import Classifier, as_classifier, batches, class_outputs, grouping, progress, settings, top1
+from .robust import Classifier, as_classifier, batches, class_outputs, grouping, of_classifier, progress, settings, top1
 
 # %% ../nbs/23a_shifts.ipynb #0fca67c8
 @dataclass(frozen=True)
@@ -95,11 +94,11 @@ def judge_set(encoder, train, test, device, folder, name: str, images: int | Non
     if common and classifier.classes and classifier.classes != test.classes:
         test = only_classes(test, classifier.classes)
     group = grouping(class_outputs(test.classes, classifier), classifier.outputs)
-    parts = progress(batches(test, classifier.size, images), name)
+    parts = progress(batches(test, classifier.view, images), name)
     return dict(acc=top1(classifier, parts, group), classes=float(len(test.classes)))
 
 
-protocols = {name: Protocol(f'top-1 on {shift.about}: {shift.where}', partial(judge_set, name=name), settings | dict(common=False)) for name, shift in shift_sets.items()}
+protocols = {name: of_classifier(f'top-1 on {shift.about}: {shift.where}', partial(judge_set, name=name), settings | dict(common=False)) for name, shift in shift_sets.items()}
 
 # %% ../nbs/23a_shifts.ipynb #82750f25
 def key_file(source: Source,
@@ -139,7 +138,7 @@ def judge_objectnet(encoder, train, test, device, folder, images: int | None, ke
     group = torch.full((1000,), -1)
     for k, name in enumerate(part.classes):
         group[outputs[name]] = k
-    return dict(acc=top1(classifier, progress(batches(part, classifier.size, images, border=2), 'objectnet'), group), classes=float(len(part.classes)))
+    return dict(acc=top1(classifier, progress(batches(part, classifier.view, images, border=2), 'objectnet'), group), classes=float(len(part.classes)))
 
 
 def judge_background(encoder, train, test, device, folder, images: int | None, key: str, pool: str, train_images: int | None) -> dict[str, float]:
@@ -154,7 +153,7 @@ def judge_background(encoder, train, test, device, folder, images: int | None, k
     if classifier.outputs != 9:
         need_imagenet('background', classifier)
         group = torch.tensor([kind for _, kind in sorted((int(k), v) for k, v in json.loads(key_file(test, 'in_to_in9.json', key, where).read_text()).items())])
-    found = {f'acc_{name}': top1(classifier, progress(batches(part, classifier.size, images), name), group, restrict=False) for name, part in parts.items()}
+    found = {f'acc_{name}': top1(classifier, progress(batches(part, classifier.view, images), name), group, restrict=False) for name, part in parts.items()}
     return found | dict(gap=found['acc_mixed_same'] - found['acc_mixed_rand'])
 
 # %% ../nbs/23a_shifts.ipynb #c76b45e0
@@ -171,10 +170,10 @@ def judge_si_score(encoder, train, test, device, folder, images: int | None, key
         rows = csv.DictReader(key_file(test, f'{name}/foreground_classes.csv', key, where).read_text().splitlines())
         output = {row['label']: int(row['int']) for row in rows}
         group = grouping(torch.tensor([output[label] for label in part.classes]), 1000)
-        found[name.replace('object', 'acc')] = top1(classifier, progress(batches(part, classifier.size, images), name), group, restrict=False)
+        found[name.replace('object', 'acc')] = top1(classifier, progress(batches(part, classifier.view, images), name), group, restrict=False)
     return found
 
 
-protocols |= {'objectnet': Protocol('top-1 on things at home that ImageNet knows: https://objectnet.dev', judge_objectnet, settings | dict(key='')),
-              'background': Protocol('top-1 on ImageNet-9 with changed backgrounds: https://github.com/MadryLab/backgrounds_challenge', judge_background, settings | dict(key='')),
-              'si-score': Protocol('top-1 on pasted things of all sizes, places and turns: https://github.com/google-research/si-score', judge_si_score, settings | dict(key=''))}
+protocols |= {'objectnet': of_classifier('top-1 on things at home that ImageNet knows: https://objectnet.dev', judge_objectnet, settings | dict(key='')),
+              'background': of_classifier('top-1 on ImageNet-9 with changed backgrounds: https://github.com/MadryLab/backgrounds_challenge', judge_background, settings | dict(key='')),
+              'si-score': of_classifier('top-1 on pasted things of all sizes, places and turns: https://github.com/google-research/si-score', judge_si_score, settings | dict(key=''))}

@@ -9,6 +9,7 @@ __all__ = ['hugging_face', 'read_file', 'find_checkpoint', 'rename', 'from_huggi
 # %% ../nbs/00i_weights.ipynb #87e74c64
 import json
 import re
+from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,13 +30,14 @@ def read_file(path: Path,   # `.pth`, `.pt`, `.bin` or `.safetensors`
     try:
         if path.suffix == '.safetensors':
             return load_file(path)
-        found = torch.load(path, map_location='cpu', weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):
+            found = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         raise ValueError(f'{path} cannot be read as a checkpoint ({type(error).__name__}: {str(error)[:200]}): '
                          f'expected safetensors or a PyTorch file of plain tensors, completely downloaded') from error
     for wrapper in ('model', 'state_dict'):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
+            found = found[wrapper] | {name: value for name, value in (found.get('model_ema') or {}).items() if name.startswith('ema.')}
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise ValueError(f'{path} holds no dictionary of tensors: expected a state dict, or one under "model" or "state_dict"')
     return found
@@ -165,21 +167,25 @@ def load_pretrained(source: str,                 # folder of ours; or file or hu
     if method is None:
         raise ValueError(f'{source} has no recipe.json: name the method whose checkpoint it is, as in method="mae", or take load_encoder for its encoder')
     module = load_method(method)
-    state = rename(read_weights(source), module.released)
+    state = {name: value for name, value in rename(read_weights(source), module.released).items() if not name.startswith('ema.')}
     model = module.method(**{**module.released_arguments(state), **arguments})
     load_exactly(model, state, str(source))
     return model
 
 # %% ../nbs/00i_weights.ipynb #14faf994
 def export_timm(encoder: nn.Module,  # `method.encoder`: with `as_timm`
-                folder: Path):
+                folder: Path,
+                classifier: nn.Module | None = None):  # a timm ViT that was made of it, to be written in its place
     "Write the encoder as a folder that `timm.create_model('local-dir:FOLDER')` loads"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state, name, arguments = encoder.as_timm()
-    config = dict(architecture=name, num_classes=0, num_features=timm.create_model(name, **arguments).num_features, global_pool=arguments['global_pool'],
+    if classifier is not None:
+        pool = classifier.global_pool
+        state, arguments = classifier.state_dict(), dict(arguments, img_size=list(classifier.patch_embed.img_size), num_classes=classifier.num_classes, global_pool=pool, final_norm=True, fc_norm=pool == 'avg')
+    config = dict(architecture=name, num_classes=arguments['num_classes'], num_features=timm.create_model(name, **arguments).num_features, global_pool=arguments['global_pool'],
                   model_args={k: v for k, v in arguments.items() if k != 'num_classes'},
-                  pretrained_cfg=dict(input_size=[encoder.patch_embed.proj.in_channels, *encoder.img_size], fixed_input_size=True, num_classes=0,
+                  pretrained_cfg=dict(input_size=[arguments['in_chans'], *arguments['img_size']], fixed_input_size=True, num_classes=arguments['num_classes'],
                                       mean=[.485, .456, .406], std=[.229, .224, .225], interpolation='bicubic', first_conv='patch_embed.proj', classifier='head'))
     (folder / 'config.json').write_text(json.dumps(config, indent=1))
-    save_file({name: value.contiguous() for name, value in state.items()}, folder / 'model.safetensors')
+    save_file({name: value.cpu().contiguous() for name, value in state.items()}, folder / 'model.safetensors')

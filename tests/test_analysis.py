@@ -9,11 +9,11 @@ import timm
 import torch
 
 import mimrepro.factors
-from mimrepro.analysis import attention, attention_rollout, draw_attention, fitted_head, grad_cam, looks, patch_grid
+from mimrepro.analysis import attention, attention_distance, attention_rollout, draw_attention, fitted_head, grad_cam, looks, patch_grid
 from mimrepro.data import open_source
 from mimrepro.extrema import ExtremaEncoder, instance_attention
 from mimrepro.factors import fit_decoder
-from mimrepro.features import image_size
+from mimrepro.features import image_size, in_memory
 from mimrepro.geometry import block_features, cka
 from mimrepro.protocols import find_protocols, protocol_named
 from mimrepro.scenes import render
@@ -69,6 +69,19 @@ def test_the_same_weights_in_timm_give_the_same_analysis():
     torch.testing.assert_close(grad_cam(ours, x, classes, head), grad_cam(theirs, x, classes, head), atol=1e-6, rtol=1e-3)
 
 
+def test_encoders_of_timm_see_images_as_they_were_trained_to():
+    torch.manual_seed(0)
+    theirs, images = timm.create_model('vit_tiny_patch16_224', img_size=32, patch_size=8, **small, num_classes=0).eval(), render(torch.arange(8)).images
+    assert theirs.pretrained_cfg['mean'] == (.5, .5, .5)
+    x = images / 127.5 - 1
+    with torch.no_grad():
+        expected = theirs.forward_features(x)[:, 1:].mean(1)
+    torch.testing.assert_close(block_features(theirs, images)[-1], expected, atol=1e-4, rtol=1e-4)
+    found = protocol_named('attention-distance')(theirs, None, in_memory(images, torch.zeros(8, dtype=torch.long)), device='cpu')
+    for block, look in enumerate(looks(theirs, x)):
+        torch.testing.assert_close(found[f'distance_b{block}'], attention_distance(look).mean().item(), atol=1e-4, rtol=1e-4)
+
+
 def test_class_attention_is_that_of_the_method():
     torch.manual_seed(0)
     encoder, x = ExtremaEncoder(32, 8, **small), torch.randn(2, 3, 32, 32)
@@ -118,15 +131,16 @@ def test_a_decoder_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
     encoder, images = encoders['vit'](), render(torch.arange(20)).images
     options = dict(visible=.5, width=32, depth=1, steps=6, batch=4, every=2)
     whole = fit_decoder(encoder, images, **options)
-    save = torch.save
+    save = mimrepro.factors.write_whole
 
-    def save_and_stop(content, path):
-        save(content, path)
+    def save_and_stop(*args):
+        save(*args)
         raise KeyboardInterrupt
-    monkeypatch.setattr(mimrepro.factors.torch, 'save', save_and_stop)
+    monkeypatch.setattr(mimrepro.factors, 'write_whole', save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         fit_decoder(encoder, images, **options, state=tmp_path / 'decoder.pt')
-    monkeypatch.setattr(mimrepro.factors.torch, 'save', save)
+    assert torch.load(tmp_path / 'decoder.pt')['step'] == 2
+    monkeypatch.setattr(mimrepro.factors, 'write_whole', save)
     resumed = fit_decoder(encoder, images, **options, state=tmp_path / 'decoder.pt')
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name

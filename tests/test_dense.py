@@ -13,9 +13,10 @@ from PIL import Image
 
 from mimrepro.dense import Training
 from mimrepro.detect import DetectSettings, coco, described, open_boxes
-from mimrepro.protocols import protocol_named
+from mimrepro.protocols import find_protocols, protocol_named
 from mimrepro.pyramid import Backbone, Rescaled, SimplePyramid
 from mimrepro.segment import IGNORE, SegmentSettings, ade20k, open_masks
+from mimrepro.swin import SwinEncoder
 from mimrepro.vit import Encoder
 
 pytest.importorskip('torchmetrics')
@@ -52,6 +53,15 @@ def test_protocols_are_found_and_their_presets_are_whole(name, settings):
     protocol = protocol_named(name)
     assert asdict(settings(**protocol.settings)) == protocol.settings
     assert protocol.labels == ('masks' if 'segment' in name else 'boxes')
+
+
+@pytest.mark.parametrize('name', [name for name, protocol in find_protocols().items() if protocol.labels in ('masks', 'boxes')])
+def test_every_preset_takes_a_step(name, masks, boxes):
+    "At the size of scenes, everything else as it is"
+    encoder = SwinEncoder(32, 2, embed_dim=16, depths=(1, 1, 1, 1), num_heads=(2, 2, 2, 2), window_size=2) if 'swin' in name else small_vit()
+    changes, data = (dict(SEGMENT, taps=None), masks) if 'segment' in name else (dict(DETECT, window=4), boxes)
+    found = protocol_named(name)(encoder, *data, 'cpu', **dict(changes, crop=32, iterations=1))
+    assert all(0 <= value <= 100 for value in found.values())
 
 
 @pytest.mark.parametrize('architecture,arguments', [

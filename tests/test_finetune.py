@@ -60,7 +60,7 @@ def test_every_preset_takes_a_step(encoder, name, tmp_path):
     swin = SwinEncoder(32, 2, embed_dim=16, depths=(1, 1), num_heads=(2, 2), window_size=4) if 'swin' in name else encoder
     changes = dict(epochs=1, warmup_epochs=.5, batch=12, precision='fp32') | (dict(tuned=2) if protocol.settings['tuned'] > 2 else {}) | (dict(share=.5) if name.startswith('semi') else {})
     found = protocol(swin, *scenes, 'cpu', tmp_path, **changes)
-    assert 0 <= found['top1'] <= 100 and load_file(tmp_path / 'classifier.safetensors')
+    assert 0 <= found['top1'] <= 100 and load_file(tmp_path / 'classifier' / 'model.safetensors')
     assert ('top1_ema' in found) == name.startswith('scratch') * (name != 'scratch-small')
 
 

@@ -102,5 +102,5 @@ def test_a_file_of_the_authors_code_is_read(tmp_path):
     state = {authors_name(name): t for name, t in model.state_dict().items()}
     torch.save(dict(model={n: t for n, t in state.items() if not n.startswith('ema.')}, model_ema={n: t for n, t in state.items() if n.startswith('ema.')}), tmp_path / 'lut.pth')
     read = load_pretrained(tmp_path / 'lut.pth', method='lcmae')
-    assert read.target is None and all(torch.equal(t, model.state_dict()[name]) for name, t in read.state_dict().items())
+    assert read.target is not None and all(torch.equal(t, model.state_dict()[name]) for name, t in read.state_dict().items())
     assert torch.equal(load_encoder(tmp_path / 'lut.pth').pos_embed, model.encoder.pos_embed)

@@ -52,13 +52,14 @@ def evaluate(checkpoint: str,       # run folder, file, hub id, or timm:NAME, ti
              out: str = 'evaluations',  # folder of evaluations.jsonl, and of the state from which a long protocol goes on
              device: str = '',      # cpu or cuda (default: a GPU where there is one)
              method: str = '',      # whose checkpoint a file is, where its names leave that open
+             branch: str = '',      # which encoder, where there are two: student or momentum (default: the protocol's)
              ) -> list[dict]:
     "Judge an encoder by one of the papers' protocols\nExample: mimrepro evaluate runs/photos --protocol fewshot-10 --data labelled/train --test labelled/val"
     wrong = [text for text in changes if '=' not in text]
     if wrong:
         raise ValueError(f'{wrong[0]!r}: write a change as setting=value, for example k=10')
     given = {"seed": seed} | {name: literal(value) for name, _, value in (text.partition('=') for text in changes)}
-    return [evaluation.evaluate(checkpoint, protocol, data, test or None, device, out=out, root=root, method=method, **given)]
+    return [evaluation.evaluate(checkpoint, protocol, data, test or None, device, out=out, root=root, method=method, branch=branch, **given)]
 
 
 def protocols(name: str = '',  # of one: its settings instead of the list

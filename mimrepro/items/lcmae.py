@@ -75,8 +75,8 @@ inat = Item('lcmae', 'table-T-inat', 'Transfer to iNaturalist', 'ablation', pair
 fgvc = Item('lcmae', 'table-T-fgvc', 'Transfer to small sets', 'ablation', pair,
             tuple(Column(name, label, published=label, measures=on_paper('finetune-lcmae', data=f'torch/{name}')) for name, label in (('cifar10', 'CIFAR-10'), ('cifar100', 'CIFAR-100'))),
             tuple(gains('LC-MAE', 'MAE', name, text=f'LC-MAE is better than MAE on {label}') for name, label in (('cifar10', 'CIFAR-10'), ('cifar100', 'CIFAR-100'))))
-shifts = {'IN-A': ('imagenet-a', 'top1'), 'IN-R': ('imagenet-r', 'top1'), 'IN-C': ('imagenet-c', 'mce'), 'IN-Sketch': ('imagenet-sketch', 'top1'), 'IN-V2': ('imagenet-v2', 'top1'),
-          'ObjectNet': ('objectnet', 'top1')}
+shifts = {'IN-A': ('imagenet-a', 'acc'), 'IN-R': ('imagenet-r', 'acc'), 'IN-C': ('imagenet-c', 'mce'), 'IN-Sketch': ('imagenet-sketch', 'acc'), 'IN-V2': ('imagenet-v2', 'acc'),
+          'ObjectNet': ('objectnet', 'acc')}
 robust = Item('lcmae', 'table-T-robust', 'Robustness', 'ablation', pair, (
     *(Column(protocol.replace('-', '_'), name, 'other', published=name, measures=on_paper(protocol, key)) for name, (protocol, key) in shifts.items()),
     Column('corrupted', 'corrupted images', published='(none)', measures={'demo': Measure('corruptions', 'acc_3', dict(severities=(3,), images=500)), 'small': Measure('corruptions', 'acc_3', dict(severities=(3,)))}),

@@ -132,7 +132,7 @@ table_7 = Item('mae', 'table-7', 'Pixels and tokens as targets', 'ablation', var
                (Column('ft', 'fine-tuned, ViT-B', published='IN1K_B', measures=on_paper('finetune-mae')), replace(box, published='COCO_B'), replace(miou, published='ADE20K_B')),
                (gains('pixel (w/ norm)', 'pixel (w/o norm)', 'ft', text='Normalised pixels are better than raw ones for fine-tuning ViT-B'),
                 *(gains('pixel (w/ norm)', 'pixel (w/o norm)', metric, text=words) for metric, words in (('ap_box', 'for finding boxes'), ('miou', 'and for segmentation')))), note='dVAE tokens need a trained tokeniser, which is not run.')
-shifts = {'IN-Corruption (mCE)': ('imagenet-c', 'mce'), 'IN-Adversarial': ('imagenet-a', 'top1'), 'IN-Rendition': ('imagenet-r', 'top1'), 'IN-Sketch': ('imagenet-sketch', 'top1')}
+shifts = {'IN-Corruption (mCE)': ('imagenet-c', 'mce'), 'IN-Adversarial': ('imagenet-a', 'acc'), 'IN-Rendition': ('imagenet-r', 'acc'), 'IN-Sketch': ('imagenet-sketch', 'acc')}
 table_13 = Item('mae', 'table-13', 'Robustness', 'ablation', sized(three),
                 tuple(Column(protocol.replace('-', '_'), name, 'other', published=name, measures=on_paper(protocol, key)) for name, (protocol, key) in shifts.items()),
                 (Claim('Corruptions cost ViT-L less than ViT-B (mCE)', lambda rows: rows['ViT-B']['imagenet_c'] - rows['ViT-L']['imagenet_c'], ('imagenet_c',), ('ViT-B', 'ViT-L')),
