@@ -38,7 +38,7 @@ def read_case(folder: Path, # holds `config.json` and `tensors.safetensors`
             raise FileNotFoundError(f'{folder} is no parity case: it has no {name}; cases come with the repository, in tests/parity, not with the installed package')
     return Case(json.loads((folder / 'config.json').read_text()), load_file(folder / 'tensors.safetensors'))
 
-
+# %% ../nbs/00k_parity.ipynb #c3a7be51
 def numbers_after(note: str, *words: str) -> list[float]:
     "The first number after each of the words (regular expressions), in a sentence of `config.json`"
     found = [re.search(rf'{word}[ =]*(\d+\.?\d*(?:e-?\d+)?)', note) for word in words]
