@@ -56,7 +56,8 @@ def check_parity(folder: str | Path,      # a case of the authors' code
     case, folder = read_case(folder), Path(folder)
     key = key_of(case.config)
     module = importlib.import_module(f'mimrepro.cases.{key}')
-    found = compare(case, module.outputs(case), module.rules, module.inputs)
+    rules = module.rules(case) if callable(module.rules) else module.rules
+    found = compare(case, module.outputs(case), rules, module.inputs)
     for file in sorted(folder.glob('state_keys_*.json')):
         wrong = key_mismatches(file, key)
         found.append(Difference(file.stem, float(len(wrong)), float(len(wrong)), Bound(0., 0.), not wrong))

@@ -2,6 +2,7 @@
 import copy
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import timm
@@ -13,14 +14,15 @@ from mimrepro.data import open_source
 from mimrepro.method import build, load_method, method_names, parameter_groups
 from mimrepro.trainer import Trainer, autocast
 from mimrepro.twins import COLLAPSED
+from mimrepro.vit import LN_EPS
 from mimrepro.weights import export_timm
 
 METHODS = method_names()
 
 
-def prepared(name: str, n: int = 4, **changes):
-    "A method of demo size, with the views and draws of one batch"
-    recipe = load_method(name).recipes['demo']
+def prepared(name: str, n: int = 4, size: str = 'demo', **changes):
+    "A method of demo size, or of another recipe's, with the views and draws of one batch"
+    recipe = load_method(name).recipes[size]
     torch.manual_seed(0)
     method = build(replace(recipe, model={**recipe.model, **changes}))
     images = torch.randint(0, 256, (n, len(method.crops), 3, *method.crops[0].sides), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -190,13 +192,14 @@ def test_the_trainer_warns_of_a_collapse(name, arguments, collapses, tmp_path):
     assert any('the embeddings have collapsed at step' in str(w.message) for w in caught) == collapses
 
 
-@pytest.mark.parametrize('name', METHODS)
-def test_the_encoder_goes_to_timm_and_gives_the_same_features(name, tmp_path):
-    method = prepared(name)[0].eval()
+@pytest.mark.parametrize('name, size', [*((name, 'demo') for name in METHODS), ('localmim', 'swin-small')])
+def test_the_encoder_goes_to_timm_and_gives_the_same_features(name, size, tmp_path):
+    method = prepared(name, size=size)[0].eval()
     export_timm(method.encoder, tmp_path / 'timm')
-    theirs = timm.create_model(f'local-dir:{tmp_path / "timm"}', pretrained=True).eval()
+    theirs = timm.create_model(f'local-dir:{tmp_path / "timm"}', pretrained=True, norm_layer=partial(torch.nn.LayerNorm, eps=LN_EPS)).eval()  # timm's Swin has 1e-5
     x = torch.randn(2, 3, *method.encoder.img_size)
     ours, patches = {}, theirs.forward_features(x)
+    patches = patches.flatten(1, -2)  # a Swin's are a map
     hook = method.encoder.blocks[-1].register_forward_hook(lambda module, inputs, output: ours.setdefault('last', output))
     ours['final'] = method.encoder(x)
     hook.remove()

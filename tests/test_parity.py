@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mimrepro import mae, masking, patches, targets, vit
 from mimrepro.cases import mae as mae_case
 from mimrepro.checks import check_parity, key_mismatches
 from mimrepro.method import load_method
+from mimrepro.parity import read_case
 from mimrepro.weights import load_encoder, load_exactly, load_pretrained, rename
 
 CASES = sorted(f.parent for f in (Path(__file__).parent / 'parity').rglob('config.json'))
@@ -20,6 +22,26 @@ def test_every_output_is_within_its_bound(folder):
     found = check_parity(folder)
     assert len(found) > 50
     assert [d for d in found if not d.ok] == []
+
+
+@pytest.mark.parametrize('folder', CASES, ids=lambda f: f.name)
+def test_a_case_may_hold_less(folder, tmp_path):
+    "Only a forward pass, its tensors in another order"
+    case = read_case(folder)
+    kept = {n: t for n, t in reversed(case.tensors.items()) if n.startswith(('state.', 'input.', 'random.', 'out.loss', 'out.total', 'out.latent', 'out.ids_'))}
+    save_file(kept, tmp_path / 'tensors.safetensors')
+    (tmp_path / 'config.json').write_text(json.dumps({name: part for name, part in case.config.items() if name not in ('aux', 'trajectory')}))
+    found = check_parity(tmp_path)
+    assert found and all(d.ok for d in found)
+    assert {d.name for d in found} >= {n for n in kept if n.startswith('out.') and 'ids_' not in n}
+
+
+def test_a_setting_that_we_do_not_have_is_refused(tmp_path):
+    case = read_case(MAE_CASE)
+    save_file(case.tensors, tmp_path / 'tensors.safetensors')
+    (tmp_path / 'config.json').write_text(json.dumps({**case.config, 'model': {**case.config['model'], 'norm_eps': 1e-5}}))
+    with pytest.raises(ValueError, match='the case was made with norm_eps=1e-05, and our code has 1e-06 fixed'):
+        check_parity(tmp_path)
 
 
 def failing() -> set[str]:

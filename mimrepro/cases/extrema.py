@@ -19,11 +19,11 @@ from torch import Tensor
 from ..extrema import ExtreMA, instance_attention, masks_from_noise, released, released_features
 from ..finetune import FinetuneSettings, classifier, learning_rate
 from ..method import Step, parameter_groups, warmup_cosine
-from ..parity import Bound, Case, norms
+from ..parity import Bound, Case, expect, norms, numbers_after, run_parts
 from ..patches import resize_positions, sincos_positions
 from ..twins import cosine_momentum
 from ..views import Crop, colour_jitter, grey, hflip, normalise
-from ..vit import attention_maps, set_fused_attention
+from ..vit import LN_EPS, attention_maps, set_fused_attention
 from ..weights import load_exactly, rename
 
 # %% ../../nbs/46_extrema_case.ipynb #f82968a7
@@ -33,6 +33,7 @@ def model_of(case: Case,
              ) -> ExtreMA:
     "The case's model before its first step"
     sizes, settings = case.config['model'], case.config['pretrain']
+    expect(sizes, qkv_bias=True, ln_eps_encoder=LN_EPS, ln_eps_heads=1e-5, projector_layers=3, predictor_layers=2)
     names = ('img_size', 'patch_size', 'in_chans', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio', 'proj_dim', 'proj_hidden')
     model = ExtreMA(**{**{name: sizes[name] for name in names}, **dict(
         class_blocks=sizes['class_attention_layers'], layer_scale=sizes['layer_scale_init'], drop_path=0.,
@@ -120,13 +121,13 @@ def evaluation_outputs(case: Case) -> dict[str, Tensor]:
     encoder, row = model.encoder, model.encoder.pos_embed.shape[1] // 2 + 3
     set_fused_attention(model, False)
     z = released_features(model, x, 'linear')
-    norm = nn.BatchNorm1d(z.shape[1], affine=False)
-    train, test = norm(z), norm.eval()(z)
-    logits = lambda z: F.linear(z, tensors['random.linprobe_weight'], tensors['random.linprobe_bias'])
-    return {'out.full.tokens_pre_norm': encoder.attend(encoder.embed(x)), 'out.attention.self_last_query': attention_maps(encoder, x)[-1][:, :, row],
-            **{f'out.attention.class_block{i}': a for i, a in enumerate(instance_attention(encoder, x))},
-            'out.linprobe.feature': z, 'out.linprobe.logits_train': logits(train), 'out.linprobe.logits_eval': logits(test),
-            'out.linprobe.bn_running_mean': norm.running_mean, 'out.linprobe.bn_running_var': norm.running_var}
+    norm, result = nn.BatchNorm1d(z.shape[1], affine=False), {'out.linprobe.feature': z}
+    for name, normal in (('train', norm(z)), ('eval', norm.eval()(z))):
+        if 'random.linprobe_weight' in tensors:
+            result[f'out.linprobe.logits_{name}'] = F.linear(normal, tensors['random.linprobe_weight'], tensors['random.linprobe_bias'])
+    return {**result, 'out.linprobe.bn_running_mean': norm.running_mean, 'out.linprobe.bn_running_var': norm.running_var,
+            'out.full.tokens_pre_norm': encoder.attend(encoder.embed(x)), 'out.attention.self_last_query': attention_maps(encoder, x)[-1][:, :, row],
+            **{f'out.attention.class_block{i}': a for i, a in enumerate(instance_attention(encoder, x))}}
 
 # %% ../../nbs/46_extrema_case.ipynb #f1aaf407
 @torch.no_grad()
@@ -140,11 +141,12 @@ def finetune_logits(case: Case) -> dict[str, Tensor]:
 # %% ../../nbs/46_extrema_case.ipynb #ad05b379
 def trajectory(case: Case) -> dict[str, Tensor]:
     "traj.*"
-    rule, start = case.config['trajectory'], case.tensors['traj.ema_m'][0].item()
+    rule = case.config['trajectory']
+    total, start = numbers_after(rule['ema_momentum'], 'total epochs', 'base')
     model, x = model_of(case, momentum=start), dict(student=case.tensors['input.view1'], teacher=case.tensors['input.view2'])
     optimiser = torch.optim.AdamW(parameter_groups(model, rule['weight_decay']), lr=rule['lr'], betas=tuple(rule['betas']), eps=rule['eps'])
     losses, sizes, theirs = [], [], their_names(case)
-    shares = [i / rule['steps'] for i in range(rule['steps'])]
+    shares = [i / total for i in range(rule['steps'])]
     for t, noise in zip(shares, case.tensors['traj.random.mask_noise']):
         model.before_step(t)
         loss = model(x, dict(noise=noise)).loss
@@ -179,7 +181,7 @@ def finetune_schedule(case: Case) -> dict[str, Tensor]:
 def position_table(case: Case) -> dict[str, Tensor]:
     "aux.sincos.out"
     rule = case.config['aux']['sincos']
-    return {'aux.sincos.out': sincos_positions(rule['embed_dim'], (rule['grid_size'],) * 2)[0, 1:].double()}
+    return {'aux.sincos.out': sincos_positions(rule['embed_dim'], (rule['grid_size'],) * 2)[0, 0 if rule['cls_token'] else 1:].double()}
 
 
 def resized_table(case: Case) -> dict[str, Tensor]:
@@ -202,7 +204,9 @@ def augmented(case: Case) -> dict[str, Tensor]:
         top, left, h, w = their_box(Crop(scale=(rule['crop_min'], 1.)), *image.shape[2:])
         x = whole_resize(image[:, :, top:top + h, left:left + w], rule['output_size'])
         x = hflip(x, torch.rand(1) < .5)
-        return {f'aux.augment.view{i}_stride8': normalise(their_colours(x))[0, :, ::8, ::8] for i in (1, 2)}
+        views = [normalise(their_colours(x))[0] for _ in range(2)]
+    stored = [(name, int(stride)) for name in case.tensors for stride in re.findall(r'aux\.augment\.view\d_stride(\d+)', name)]
+    return {name: view[:, ::stride, ::stride] for (name, stride), view in zip(sorted(stored), views)}
 
 
 def whole_resize(x: Tensor,   # uint8 `1 C H W`
@@ -240,8 +244,9 @@ def their_colours(x: Tensor,   # uint8 `1 3 H W`
     return grey(y, torch.rand(1) < .2, whole=True).to(torch.uint8)
 
 # %% ../../nbs/46_extrema_case.ipynb #162215df
-parts = {'aux.schedule.': schedules, 'aux.finetune_schedule.': finetune_schedule, 'aux.sincos.': position_table, 'aux.pos_interp.': resized_table,
-         'aux.mask.': mask_tables, 'aux.finetune.': finetune_logits, 'aux.augment.': augmented, 'out.linprobe.': evaluation_outputs}
+parts = {'random.mask_noise': step_outputs, 'out.': variants, ('out.linprobe.', 'out.attention.', 'out.full.'): evaluation_outputs, 'traj.': trajectory,
+         'aux.schedule.': schedules, 'aux.finetune_schedule.': finetune_schedule, 'aux.sincos.': position_table, 'aux.pos_interp.': resized_table,
+         'aux.mask.': mask_tables, 'aux.finetune.': finetune_logits, 'aux.augment.': augmented}
 inputs = re.compile(r'random|aux\.augment\.image|aux\.finetune\.state|aux\.mask\.noise|aux\.pos_interp\.in$|aux\.schedule\.epoch')  # that lie among the outputs
 rules = [(r'final_norm.*attn\.(k|qkv)\.bias$', Bound(0., 5e-3)), (r'final_norm', Bound(0., 2e-6)), (r'traj\.loss', Bound(5e-6, 0.)),
          (r'gradnorm.*blocks_token.*attn\.k\.bias$', Bound(1e-7, 0.)), (r'gradnorm|grad_norm', Bound(0., 1e-5))]
@@ -249,8 +254,4 @@ rules = [(r'final_norm.*attn\.(k|qkv)\.bias$', Bound(0., 5e-3)), (r'final_norm',
 
 def outputs(case: Case) -> dict[str, Tensor]:
     "Everything the case holds, computed by us"
-    got = step_outputs(case) | variants(case) | trajectory(case)
-    for prefix, part in parts.items():
-        if any(name.startswith(prefix) for name in case.tensors):
-            got |= part(case)
-    return got
+    return run_parts(case, parts)

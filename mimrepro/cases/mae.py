@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['parts', 'inputs', 'rules', 'model_outputs', 'inner_outputs', 'picture_outputs', 'pretrain_trajectory', 'encoder_of',
            'classifier_of', 'mix', 'finetune_outputs', 'finetune_trajectory', 'probe_trajectory', 'lars_steps',
-           'schedule', 'mixing_outputs', 'drop_path_outputs', 'probe_crops', 'masking_counts', 'position_tables',
-           'transforms', 'released_model', 'outputs']
+           'schedule', 'mixing_outputs', 'soft_labels', 'drop_path_outputs', 'probe_crops', 'masking_counts',
+           'position_tables', 'transforms', 'released_model', 'outputs']
 
 # %% ../../nbs/45_mae_case.ipynb #739ad6bb
 import re
@@ -25,17 +25,18 @@ from ..linear import LARS, probe_head, probe_step
 from ..mae import MAE, released, released_arguments
 from ..masking import Masking, kept, mask_from_noise, masked_mean
 from ..method import parameter_groups, warmup_cosine
-from ..parity import Bound, Case, norms, read_case
+from ..parity import Bound, Case, expect, norms, numbers_after, read_case, run_parts
 from ..patches import patchify, resize_positions, sincos_positions, take, unpatchify
 from ..targets import norm_pixels
 from ..tune import tune_step
 from ..views import crop_resize, evaluation_view, hflip, normalise, window_size
-from ..vit import Encoder, attention_maps
+from ..vit import LN_EPS, Encoder, attention_maps
 from ..weights import encoder_arguments, load_exactly, rename
 
 # %% ../../nbs/45_mae_case.ipynb #b6fdb171
 def model_outputs(case: Case) -> dict[str, Tensor]:  # outputs by the case's names
     "Run our MAE on a case of the authors' code"
+    expect(case.config['model'], norm_layer='LayerNorm', norm_eps=LN_EPS, qkv_bias=True)
     sizes = {k: v for k, v in case.config['model'].items() if k not in ('norm_layer', 'norm_eps', 'qkv_bias', 'norm_pix_loss')}
     ratio, target = case.config['run']['mask_ratio'], 'norm_pixels' if case.config['model']['norm_pix_loss'] else 'pixels'
     model, state = MAE(**sizes, mask_ratio=ratio, target=target), case.group('state')
@@ -48,18 +49,21 @@ def model_outputs(case: Case) -> dict[str, Tensor]:  # outputs by the case's nam
     step = model(dict(x=x), draws)
     step.loss.backward()
     out |= {'out.loss': step.loss.view(1)} | norms({theirs[n]: p.grad for n, p in model.named_parameters() if p.requires_grad}, 'gradnorm')
-    return out | pretrain_trajectory(model, x, case, theirs)
+    return out | (pretrain_trajectory(model, x, case, theirs) if 'traj.random.noise' in case.tensors else {})
 
 # %% ../../nbs/45_mae_case.ipynb #e5426bd6
 @torch.no_grad()
 def inner_outputs(model: MAE, x: Tensor, draws: dict, case: Case) -> dict[str, Tensor]:
     "Everything between the image and the loss, in the authors' order of tokens"
-    m, m0 = mask_from_noise(draws['noise'], model.mask_ratio), mask_from_noise(case.tensors['random.noise_ratio0'], 0.)
+    m = mask_from_noise(draws['noise'], model.mask_ratio)
     ordered = lambda y: torch.cat([y[:, :1], take(y[:, 1:], m.restore)], dim=1)
     tokens, z = model.encoder.embed(x, m.keep), model.encode(x, m)
     filled = model.decoder.fill(z, m)
     out = {'patch_embed': model.encoder.patch_embed(x), 'tokens_visible': tokens, 'latent': z, 'decoder_input': ordered(filled),
-           'latent_ratio0': model.encoder(x, m0.keep), 'ids_restore_ratio0': m0.restore, 'ids_keep': m.keep, 'ids_restore': m.restore, 'mask': m.mask}
+           'ids_keep': m.keep, 'ids_restore': m.restore, 'mask': m.mask}
+    if 'random.noise_ratio0' in case.tensors:
+        everything = mask_from_noise(case.tensors['random.noise_ratio0'], 0.)
+        out |= {'latent_ratio0': model.encoder(x, everything.keep), 'ids_restore_ratio0': everything.restore}
     z = torch.cat([model.encoder.cls_token.expand(len(x), -1, -1), tokens], dim=1)
     for i, block in enumerate(model.encoder.blocks):
         out[f'encoder_block.{i}'] = z = block(z)
@@ -116,15 +120,16 @@ def classifier_of(case: Case, pool: str) -> VisionTransformer:
     return model
 
 
-def mix(case: Case, images: Tensor, labels: Tensor, classes: int, cutmix: bool) -> tuple[Tensor, Tensor]:
+def mix(images: Tensor, labels: Tensor, classes: int,
+        lam: float, smoothing: float,  # share of the first image; of the labels
+        box: Tensor | None = None,     # top, bottom, left, right of what CutMix takes from the other image; None: mixup
+        ) -> tuple[Tensor, Tensor]:    # mixed images and soft targets
     "timm's mixing with the case's draws instead of numpy's"
-    aux = case.config['aux']['mixup']
-    mixer = mixing(FinetuneSettings(smoothing=aux['smoothing']), classes)
-    low_y, high_y, low_x, high_x = case.tensors['aux.cutmix.box_yl_yh_xl_xh'].tolist()
-    half = int(images.shape[-1] * (1 - aux['lam'])**.5) // 2
-    height, width = images.shape[-2:]
-    centre = (low_y + half if low_y else high_y - half, low_x + half if low_x else high_x - half)
-    with patch.object(mixer, '_params_per_batch', lambda: (aux['lam'], cutmix)), patch('numpy.random.randint', side_effect=centre):
+    mixer, centre = mixing(FinetuneSettings(smoothing=smoothing), classes), []
+    for side, (low, high) in zip(images.shape[-2:], box.view(2, 2).tolist() if box is not None else ()):
+        half = int(side * (1 - lam)**.5) // 2
+        centre.append(low + half if low else high - half)
+    with patch.object(mixer, '_params_per_batch', lambda: (lam, box is not None)), patch('numpy.random.randint', side_effect=centre):
         return mixer(images.clone(), labels)
 
 # %% ../../nbs/45_mae_case.ipynb #c334d86e
@@ -132,7 +137,7 @@ def finetune_outputs(case: Case) -> dict[str, Tensor]:
     "out.vit_{pool,cls}.*, gradnorm.vit_{pool,cls}.* and out.vit.attn_last_block_sample0"
     x, labels, vit = case.tensors['input.imgs'], case.tensors['input.labels'], case.config['vit']
     smooth = LabelSmoothingCrossEntropy(vit['label_smoothing'])
-    soft_target = mix(case, x, labels, vit['num_classes'], False)[1]
+    soft_target = mix(x, labels, vit['num_classes'], vit['mixup_lam'], vit['label_smoothing'])[1]
     result = {'out.vit.attn_last_block_sample0': attention_maps(encoder_of(case, fused_attn=False), x)[-1][0]}
     for pool, name in (('mean', 'vit_pool'), ('cls', 'vit_cls')):
         model = classifier_of(case, pool)
@@ -149,15 +154,16 @@ def finetune_outputs(case: Case) -> dict[str, Tensor]:
 
 def finetune_trajectory(case: Case) -> dict[str, Tensor]:
     "traj.vit_pool.*: scheduled AdamW with layer decay, by the step and the rates that fine-tuning takes"
-    t, smoothing, batch = case.config['trajectory']['vit_pool'], case.config['vit']['label_smoothing'], len(case.tensors['input.imgs'])
-    settings = FinetuneSettings(5, 1, batch, base_lr=t['base_lr'] * 256 / batch, smoothing=smoothing, mixup=0., cutmix=0., precision='fp32')
+    t, x, labels = case.config['trajectory']['vit_pool'], case.tensors['input.imgs'], case.tensors['input.labels']
+    (smoothing,), (epochs, warmup, floor) = numbers_after(t['loss'], 'smoothing'), numbers_after(t['lr'], r'\bepochs', 'warmup_epochs', 'min_lr')
+    settings = FinetuneSettings(epochs, warmup, 256, base_lr=t['base_lr'], min_lr=floor, smoothing=smoothing, mixup=0., cutmix=0., precision='fp32')
     model = classifier_of(case, 'mean').train()
-    optimiser = torch.optim.AdamW(layer_groups(model, t['layer_decay'], .05), betas=t['betas'], eps=t['eps'])
-    losses, steps = [], [round(10 * epoch) for epoch in t['epochs']]
-    for step in steps:
-        scaled = [learning_rate(settings, step, 10, group['lr_scale']) for group in optimiser.param_groups]
-        losses.append(tune_step(model, optimiser, case.tensors['input.imgs'], case.tensors['input.labels'], settings, scaled, None, loss_function(settings)))
-    return {'traj.vit_pool.loss': torch.stack(losses), 'traj.vit_pool.base_lr': torch.tensor([learning_rate(settings, step, 10) for step in steps], dtype=torch.float64),
+    groups = layer_groups(model, t['layer_decay'], max(group['weight_decay'] for group in t['param_groups']))
+    optimiser, losses = torch.optim.AdamW(groups, betas=t['betas'], eps=t['eps']), []
+    for epoch in t['epochs']:
+        scaled = [learning_rate(settings, epoch, 1, group['lr_scale']) for group in optimiser.param_groups]
+        losses.append(tune_step(model, optimiser, x, labels, settings, scaled, None, loss_function(settings)))
+    return {'traj.vit_pool.loss': torch.stack(losses), 'traj.vit_pool.base_lr': torch.tensor([learning_rate(settings, epoch, 1) for epoch in t['epochs']], dtype=torch.float64),
             **norms({n: p.detach() for n, p in model.named_parameters()}, 'traj.vit_pool.final_norm')}
 
 # %% ../../nbs/45_mae_case.ipynb #c63a3049
@@ -185,7 +191,7 @@ def lars_steps(case: Case) -> dict[str, Tensor]:
     named = {name[len(start):]: nn.Parameter(value.clone()) for name, value in case.tensors.items() if name.startswith(start)}
     optimiser = LARS(named.values(), settings['lr'], settings['weight_decay'], settings['momentum'], settings['trust_coefficient'])
     result = {}
-    for step in range(3):
+    for step in range(sum(name.startswith('aux.lars.grad') for name in case.tensors) // len(named)):
         for name, p in named.items():
             p.grad = case.tensors[f'aux.lars.grad{step}.{name}'].clone()
         optimiser.step()
@@ -201,19 +207,27 @@ def schedule(case: Case) -> dict[str, Tensor]:
 
 
 def mixing_outputs(case: Case) -> dict[str, Tensor]:
-    "aux.mixup*, aux.cutmix*"
-    x, labels, classes = case.tensors['aux.mixup.input'], case.tensors['aux.mixup.labels'], case.config['aux']['mixup']['num_classes']
-    mixed, cut = (mix(case, x, labels, classes, cutmix) for cutmix in (False, True))
-    return {'aux.mixup.output': mixed[0], 'aux.mixup.target': mixed[1], 'aux.cutmix.output': cut[0], 'aux.cutmix.target': cut[1],
-            'aux.mixup_target': mix(case, case.tensors['input.imgs'], case.tensors['input.labels'], case.config['vit']['num_classes'], False)[1]}
+    "aux.mixup.*, aux.cutmix.*"
+    rule, result = case.config['aux']['mixup'], {}
+    for name, box in (('mixup', None), ('cutmix', case.tensors.get('aux.cutmix.box_yl_yh_xl_xh'))):
+        mixed = mix(case.tensors['aux.mixup.input'], case.tensors['aux.mixup.labels'], rule['num_classes'], rule['lam'], rule['smoothing'], box)
+        result |= {f'aux.{name}.output': mixed[0], f'aux.{name}.target': mixed[1]}
+    return result
+
+
+def soft_labels(case: Case) -> dict[str, Tensor]:
+    "aux.mixup_target: for the labels of the fine-tuning part"
+    vit = case.config['vit']
+    return {'aux.mixup_target': mix(case.tensors['input.imgs'], case.tensors['input.labels'], vit['num_classes'], vit['mixup_lam'], vit['label_smoothing'])[1]}
 
 
 def drop_path_outputs(case: Case) -> dict[str, Tensor]:
     "aux.drop_path.*: timm's layer with the case's uniform draws in place of its Bernoulli ones"
-    draws = case.tensors['aux.drop_path.rand']
-    with patch.object(torch.Tensor, 'bernoulli_', lambda kept, chance: kept.copy_((chance + draws).floor())):
-        output = DropPath(.3).train()(case.tensors['aux.drop_path.input'])
-    return {'aux.drop_path.output': output, 'aux.drop_path.rates': torch.tensor(calculate_drop_path_rates(.2, 12), dtype=torch.float64)}
+    notes, draws = case.config['aux'], case.tensors['aux.drop_path.rand']
+    (chance,), (last, depth) = numbers_after(notes['drop_path'], 'drop_prob'), numbers_after(notes['drop_path_rates'], r'linspace\(0,', r'linspace\(0, [\d.]+,')
+    with patch.object(torch.Tensor, 'bernoulli_', lambda kept, share: kept.copy_((share + draws).floor())):
+        output = DropPath(chance).train()(case.tensors['aux.drop_path.input'])
+    return {'aux.drop_path.output': output, 'aux.drop_path.rates': torch.tensor(calculate_drop_path_rates(last, int(depth)), dtype=torch.float64)}
 
 
 def probe_crops(case: Case) -> dict[str, Tensor]:
@@ -239,9 +253,11 @@ def masking_counts(case: Case) -> dict[str, Tensor]:
 
 def position_tables(case: Case) -> dict[str, Tensor]:
     "aux.sincos.* and aux.interp.output"
-    tables = {f"aux.sincos.d{s['dim']}_g{s['grid']}": sincos_positions(s['dim'], (s['grid'],) * 2)[0, 0 if s['cls_token'] else 1:].double() for s in case.config['aux']['sincos']}
-    i = case.config['aux']['interp']
-    return tables | {'aux.interp.output': resize_positions(case.tensors['aux.interp.input'], (i['from_grid'],) * 2, (i['to_grid'],) * 2)}
+    tables = {f"aux.sincos.d{s['dim']}_g{s['grid']}": sincos_positions(s['dim'], (s['grid'],) * 2)[0, 0 if s['cls_token'] else 1:].double() for s in case.config['aux'].get('sincos', [])}
+    if 'aux.interp.input' in case.tensors:
+        i = case.config['aux']['interp']
+        tables['aux.interp.output'] = resize_positions(case.tensors['aux.interp.input'], (i['from_grid'],) * 2, (i['to_grid'],) * 2)
+    return tables
 
 
 def transforms(case: Case) -> dict[str, Tensor]:
@@ -265,17 +281,13 @@ def released_model(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], nn.Modu
     return state, MAE(**released_arguments(state))
 
 # %% ../../nbs/45_mae_case.ipynb #424b8004
-parts = {'out.vit': finetune_outputs, 'traj.vit_pool': finetune_trajectory, 'out.probe': probe_trajectory, 'aux.lars': lars_steps, 'aux.lr_sched': schedule,
-         'aux.mixup': mixing_outputs, 'aux.drop_path': drop_path_outputs, 'aux.crop': probe_crops, 'aux.len_keep': masking_counts,
-         'aux.sincos': position_tables, 'aux.transform': transforms}
+parts = {'random.noise': model_outputs, 'out.vit': finetune_outputs, 'traj.vit_pool': finetune_trajectory, ('out.probe', 'traj.probe'): probe_trajectory, 'aux.lars': lars_steps,
+         'aux.lr_sched': schedule, 'aux.mixup.': mixing_outputs, 'aux.mixup_target': soft_labels, 'aux.drop_path': drop_path_outputs, 'aux.crop': probe_crops,
+         'aux.len_keep': masking_counts, ('aux.sincos', 'aux.interp'): position_tables, 'aux.transform': transforms}
 inputs = re.compile(r'random|\.input$|labels$|\.init\.|\.grad\d|\.epoch$|\.rand$|image_u8|params|\.box')  # inputs that lie among the outputs
 rules = [(r'^(?!.*noK).*qkv\.bias$', Bound(1e-6, 1e-3))]
 
 
 def outputs(case: Case) -> dict[str, Tensor]:
     "Everything the case holds, computed by us"
-    got = model_outputs(case)
-    for prefix, part in parts.items():
-        if any(name.startswith(prefix) for name in case.tensors):
-            got |= part(case)
-    return got
+    return run_parts(case, parts)
