@@ -115,7 +115,7 @@ def current(record: Record, item: Item) -> Record:
 # %% ../nbs/30a_records.ipynb #63b2ab74
 def usual_data(item: Item, scale: str) -> str:
     "The images that an item's rows train on at a scale when no others are named; a method that cuts its crops from larger images has the same ones in a larger size"
-    return ' and '.join(sorted({row.recipes[scale].data for row in item.rows if scale in row.recipes}))
+    return ' and '.join(sorted({row.recipes[scale].data or 'your images' for row in item.rows if scale in row.recipes}))
 
 
 def groups(item: Item, records: list[Record]) -> dict[tuple[str, str], list[Record]]: # (scale, data) -> records

@@ -255,9 +255,10 @@ def hours_text(item: Item, costs: Path) -> str: # '' where they were not predict
     "What the trainings of an item would take at the scale of the paper"
     known = json.loads(costs.read_text()) if costs.exists() else dict(hours={})
     keys = {run_key(resolve(row.recipes['paper'], 0)) for row in item.rows if 'paper' in row.recipes}
-    if not keys or not keys <= known['hours'].keys(): return ''
-    hours = sum(known['hours'][key] for key in keys)
-    return f'; predicted: {float(f"{hours:.2g}"):,.0f} hours of one {known["device"]} to pre-train {len(keys)} model{"s" if len(keys) > 1 else ""}'
+    hours = [known['hours'][key] for key in keys if key in known['hours']]  # images without a name have no number either
+    if not hours: return ''
+    models = f'{len(hours)} of {len(keys)} models' if len(hours) < len(keys) else f'{len(keys)} model{"s" if len(keys) > 1 else ""}'
+    return f'; predicted: {float(f"{sum(hours):.2g}"):,.0f} hours of one {known["device"]} to pre-train {models}'
 
 
 def runs_at(item: Item, scale: str) -> bool:

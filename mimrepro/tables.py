@@ -160,7 +160,7 @@ def trained(item: Item, scale: str) -> str:
     varied = sorted({key for one in flat for key in one if key not in same and len({str(other.get(key)) for other in flat}) > 1})
     names = ', '.join(f'`{name}`' for name in dict.fromkeys(recipe.name for recipe in recipes))
     changed = f'; rows differ in {", ".join(f"`{key}`" for key in varied)}' if varied and len({recipe.method for recipe in recipes}) == 1 else ''
-    return f'recipe {names} ({span({r.epochs for r in recipes})} epochs of {usual_data(item, scale) or "your images"}, batch {span({r.batch for r in recipes})}){changed}'
+    return f'recipe {names} ({span({r.epochs for r in recipes})} epochs of {usual_data(item, scale)}, batch {span({r.batch for r in recipes})}){changed}'
 
 
 def caption(item: Item, scale: str, data: str, records: list[Record]) -> str:

@@ -212,7 +212,7 @@ def normalise(x: Tensor,  # `.. 3 H W`: uint8, or float in [0, 1]
               ) -> Tensor:
     "Levels to numbers with mean 0 and deviation 1 over ImageNet"
     mean, std = level_stats(x)
-    return x.float().mul_(1 / (255 * std)).sub_(mean / std) if x.dtype == torch.uint8 else (x - mean) / std
+    return x.float().div_(255).sub_(mean).div_(std) if x.dtype == torch.uint8 else (x - mean) / std
 
 
 def denormalise(x: Tensor,  # normalised `.. 3 H W`

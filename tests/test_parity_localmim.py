@@ -18,14 +18,13 @@ FOLDER = Path(__file__).parent / 'parity' / 'localmim'
 VIT, SWIN = read_case(FOLDER / 'vit'), read_case(FOLDER / 'swin')
 
 
-TRAJECTORY = cases.trajectory
+PARTS = cases.parts
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     "Leave the auxiliary outputs and the trajectory out, except where a test asks for them"
-    monkeypatch.setattr(cases, 'parts', {})
-    monkeypatch.setattr(cases, 'trajectory', lambda case, theirs: {})
+    monkeypatch.setattr(cases, 'parts', {name: PARTS[name] for name in ('random.', 'state.')})
 
 
 def failing(case) -> set[str]:
@@ -72,7 +71,7 @@ def test_one_norm_for_all_tasks_is_noticed(monkeypatch):
 
 
 def test_gradients_that_leak_between_isolated_tasks_are_noticed(monkeypatch):
-    monkeypatch.setattr(cases, 'parts', {'aux.isolated.': cases.isolated})
+    monkeypatch.setattr(cases, 'parts', {name: PARTS[name] for name in ('random.', 'aux.isolated.')})
     assert not failing(VIT)
     monkeypatch.setattr(LocalMIM, 'tapped', walk)
     found = failing(VIT)
@@ -80,7 +79,7 @@ def test_gradients_that_leak_between_isolated_tasks_are_noticed(monkeypatch):
 
 
 def test_another_rule_of_weight_decay_is_noticed(monkeypatch):
-    monkeypatch.setattr(cases, 'trajectory', TRAJECTORY)
+    monkeypatch.setattr(cases, 'parts', PARTS)
     monkeypatch.setattr(LocalMIM, 'decays', Method.decays)
     assert any('mask_token' in name for name in failing(SWIN)) and not failing(VIT)
     monkeypatch.setattr(LocalMIM, 'decays', lambda self, name, p: Method.decays(self, name, p) and 'token' not in name)
@@ -94,7 +93,7 @@ def test_a_unit_too_few_is_noticed(monkeypatch):
 
 
 def test_true_places_are_noticed(monkeypatch):
-    monkeypatch.setattr(cases, 'parts', {'aux.corrected': cases.corrected})
+    monkeypatch.setattr(cases, 'parts', {name: PARTS[name] for name in ('random.', 'aux.corrected')})
     right = swin.SwinEncoder.cells
     monkeypatch.setattr(swin.SwinEncoder, 'cells', lambda self, keep, stage, correct=True: right(self, keep, stage))
     found = failing(SWIN)
@@ -107,7 +106,7 @@ def test_another_order_of_merging_is_noticed(monkeypatch):
         quads = rearrange(z, 'b (u r i c j) d -> b (u r c) (j i d)', r=side // 2, i=2, c=side // 2, j=2)
         return self.reduction(self.norm(quads))
     monkeypatch.setattr(swin.PatchMerging, 'forward', by_columns)
-    monkeypatch.setattr(cases, 'parts', {'aux.merge.': cases.merging})
+    monkeypatch.setattr(cases, 'parts', {name: PARTS[name] for name in ('random.', 'aux.merge.')})
     assert {'aux.merge.out', 'out.latent.0', 'out.loss'} <= failing(SWIN)
 
 
