@@ -16,11 +16,6 @@ def in_kernel(tab, expression: str) -> str:
     return answer.inner_text().strip().removeprefix('<<').removesuffix('>>').strip()
 
 
-def kernel_milliseconds(tab) -> float:
-    "Processor time that the notebook's kernel has used so far, all its threads together"
-    return 1000 * float(in_kernel(tab, '__import__("time").process_time()'))
-
-
 def timed(tab, work: Callable[[], float], moves: int, bound: float) -> tuple[float, float]:
     "Milliseconds of one of `moves`: by the clock, the least of up to three times that `work` finds (a machine may be busy for a while); and of the processor, all threads of the page together"
     session, found = tab.context.new_cdp_session(tab), []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from browsing import SLACK, in_kernel, kernel_milliseconds, timed
+from browsing import SLACK, in_kernel, timed
 
 from mimrepro.cli import main
 from mimrepro.explorers.host import script
@@ -181,16 +181,15 @@ def test_page_of_another_method_says_so(open_page, shot):
 
 def test_jupyter_paints(open_notebook, shot, trained):
     "In JupyterLab the kernel answers, in time, and knows what was painted"
-    tab = open_notebook('from mimrepro.explorers.reconstruct import explore_reconstruct\n'
-                        f'e = explore_reconstruct({str(trained)!r}, "untrained")\ne', theme=THEME)
+    tab = open_notebook('import time\nfrom mimrepro.explorers.reconstruct import explore_reconstruct\n'
+                        f'e = explore_reconstruct({str(trained)!r}, "untrained")\nbegan = time.process_time()\ne', theme=THEME)
     wait_drawn(tab)
-    before = kernel_milliseconds(tab)
     clock, processor = timed(tab, lambda: paint_slowly(tab), 12, 500)
-    kernel = (kernel_milliseconds(tab) - before) / 12
-    print(f'JupyterLab: a drag to the new reconstruction {clock:.0f} ms by the clock, {processor:.0f} ms of the page, {kernel:.0f} ms of the kernel')
-    assert processor + kernel < 500 and clock < SLACK * 500
     shot(tab, 'reconstruct-lab-dark' if 'Dark' in THEME else 'reconstruct-lab')
     now = tab.evaluate('document.querySelector(".mim").dataset.drawn')
+    kernel = 1000 * float(in_kernel(tab, 'time.process_time() - began')) / 12  # asked last: JupyterLab takes away what is scrolled out of sight
+    print(f'JupyterLab: a drag to the new reconstruction {clock:.0f} ms by the clock, {processor:.0f} ms of the page, {kernel:.0f} ms of the kernel')
+    assert processor + kernel < 500 and clock < SLACK * 500
     assert in_kernel(tab, 'e.hidden') == now
     assert in_kernel(tab, 'type(e.picture()).__name__') == 'Figure'
 
