@@ -230,12 +230,12 @@ def next_number(numbers: object) -> int:
         return numbers.value - 1
 
 
-def run_share(places: list[tuple], # (paper, item, row, seed) of rows that share a training
+def run_share(places: list[tuple], # (paper, item, row, seed, key) of rows that share a training; a row may also have a computed part, of another key
               scale: str, data: str | None, options: dict):
     "Run some rows, found by their names"
     jobs = []
-    for paper, item, row, seed in places:
-        jobs += [job for job in plan(find_item(paper, item), scale, read_records(options['folder']), (seed,), data) if job.row.name == row]
+    for paper, item, row, seed, key in places:
+        jobs += [job for job in plan(find_item(paper, item), scale, read_records(options['folder']), (seed,), data) if (job.row.name, job.key) == (row, key)]
     run_jobs(jobs, Runner(**options), options['folder'])
 
 # %% ../nbs/40a_reproduce.ipynb #3cb935d0
@@ -243,7 +243,7 @@ def run_in_processes(jobs: list[Job], processes: int, scale: str, data: str | No
     "Rows in several processes, one per GPU or per share of the cores"
     context, gpus = multiprocessing.get_context('spawn'), torch.cuda.device_count()
     numbers, threads = context.Value('i', 0), max(1, torch.get_num_threads() // processes)
-    shares = [[(job.item.paper, job.item.id, job.row.name, job.recipe.seed) for job in share] for share in grouped(jobs)]
+    shares = [[(job.item.paper, job.item.id, job.row.name, job.recipe.seed, job.key) for job in share] for share in grouped(jobs)]
     started, failed = time.time(), []
     with ProcessPoolExecutor(processes, context, start_worker, (numbers, threads, gpus)) as pool:
         for done, share in enumerate(as_completed([pool.submit(run_share, share, scale, data, options) for share in shares]), 1):
